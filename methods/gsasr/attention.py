@@ -1,0 +1,258 @@
+"""The transformer blocks of GSASR's decoder, on window tokens (windows, tokens per window, channels).
+
+Key names are the official decoder's. Three of its computations are replaced by exact equals:
+
+- the attention to the scale has one key and one value, repeated, so its softmax is uniform whatever the queries and it
+  adds one vector per layer. The query and key thirds of `in_proj` and the norm before them have no effect; their
+  parameters remain because checkpoints hold them;
+- until features enter, all windows hold the same tokens: they stay one window and broadcast;
+- queries, keys and values that share an input are one matrix product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def to_windows(image: Tensor, window: int) -> Tensor:
+    """Cut an image of tokens (B, h, w, C) into (B h w / window^2, window^2, C), all row-major."""
+    b, h, w, c = image.shape
+    grid = image.view(b, h // window, window, w // window, window, c)
+    return grid.transpose(2, 3).reshape(-1, window * window, c)
+
+
+def to_image(windows: Tensor, size: tuple[int, int], window: int) -> Tensor:
+    """Undo `to_windows` for an image of size (h, w)."""
+    h, w = size
+    grid = windows.view(-1, h // window, w // window, window, window, windows.shape[-1])
+    return grid.transpose(2, 3).reshape(-1, h, w, windows.shape[-1])
+
+
+def roll_windows(windows: Tensor, size: tuple[int, int], window: int, shift: int) -> Tensor:
+    """Roll the whole token image by `shift` on both axes, round the borders."""
+    return to_windows(to_image(windows, size, window).roll((shift, shift), (1, 2)), window)
+
+
+def swin_index(window: int) -> Tensor:
+    """Bias-table row of each (query, key) pair, (window^2, window^2) int64, row-major in the offset query - key."""
+    dy, dx = _offsets(window)
+    return (2 * window - 1) * (dy + window - 1) + dx + window - 1
+
+
+def set_order_index(window: int) -> Tensor:
+    """The cross-attention's index: as `swin_index`, but offsets rank as CPython orders the set of these floats.
+
+    The official code numbers the offsets by walking that set, and multiplies by one less than their count, so that some
+    pairs share an entry. Its checkpoints were trained that way.
+    """
+    last = window - 1
+    order = [0, last, *(d for k in range(1, last) for d in (k - last, k)), -last]
+    rank = torch.empty(2 * window - 1, dtype=torch.int64)
+    rank[torch.tensor(order) + last] = torch.arange(2 * window - 1)
+    dy, dx = _offsets(window)
+    return 2 * last * rank[dy + last] + rank[dx + last]
+
+
+def _offsets(window: int) -> tuple[Tensor, Tensor]:
+    y, x = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
+    y, x = y.flatten(), x.flatten()
+    return y[:, None] - y, x[:, None] - x
+
+
+class FeedForward(nn.Module):
+    """Linear, ReLU, Linear, all `channels` wide."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, channels)
+        self.fc2 = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc2(F.relu_(self.fc1(x)))
+        return out
+
+
+class ScaleAttention(nn.Module):
+    """Attention to copies of the scale embedding: (C,) to the (C,) that every query receives."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.in_proj_weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(3 * channels, channels)))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * channels))
+        self.out_proj = nn.Linear(channels, channels)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        value = len(embedding) * 2  # rows of in_proj: queries, keys, values
+        out: Tensor = self.out_proj(F.linear(embedding, self.in_proj_weight[value:], self.in_proj_bias[value:]))
+        return out
+
+
+class WindowAttention(nn.Module):
+    """Multi-head attention inside windows with a learnt bias per relative position."""
+
+    relative_position_index: Tensor
+
+    def __init__(self, channels: int, heads: int, window: int, index: Tensor) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qhead = nn.Linear(channels, channels)
+        self.khead = nn.Linear(channels, channels)
+        self.vhead = nn.Linear(channels, channels)
+        self.proj = nn.Linear(channels, channels)
+        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        # A constant of the geometry, 162 KiB at window 12: not worth its place in a checkpoint.
+        self.register_buffer("relative_position_index", index, persistent=False)
+
+    def keys_values(self, x: Tensor) -> Tensor:
+        """(windows, T, C) to its keys and values, (windows, T, 2 C)."""
+        return _fused(x, self.khead, self.vhead)
+
+    def forward(self, x: Tensor, keys_values: Tensor | None = None) -> Tensor:
+        """x: (windows, T, C), or (1, T, C) for queries that all windows share.
+
+        keys_values: of other tokens, (windows, T, 2 C); None: of x itself.
+        """
+        if keys_values is None:
+            parts = _fused(x, self.qhead, self.khead, self.vhead).chunk(3, dim=-1)
+        else:
+            parts = (self.qhead(x), *keys_values.chunk(2, dim=-1))
+        windows = parts[-1].shape[0]
+        q, k, v = (self._split(p).expand(windows, -1, -1, -1) for p in parts)
+        mixed = _attention(q, k, v, self._bias())
+        out: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
+        return out
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(windows, T, C) to (windows, heads, T, C / heads)."""
+        return x.view(*x.shape[:-1], self.heads, -1).transpose(1, 2)
+
+    def _bias(self) -> Tensor:
+        """(1, heads, T, T)."""
+        return F.embedding(self.relative_position_index, self.relative_position_bias_table).permute(2, 0, 1)[None]
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """Softmax attention of (windows, heads, T, d) with logits offset by bias (1, heads, T, T)."""
+    if bias.requires_grad:  # no fused kernel differentiates the bias, and torch's fallback is slower than these lines
+        weights = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2)).add(bias).softmax(-1)
+        return torch.matmul(weights, v)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+
+def _fused(x: Tensor, *layers: nn.Linear) -> Tensor:
+    return F.linear(x, torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers]))
+
+
+class CrossLayer(nn.Module):
+    """One layer of the condition injection block: tokens meet the scale, then the features of their window."""
+
+    def __init__(self, channels: int, heads: int, window: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels)  # normalises the queries to the scale: no effect
+        self.norm2 = nn.LayerNorm(channels)
+        self.norm3 = nn.LayerNorm(channels)
+        self.norm4 = nn.LayerNorm(channels)
+        self.gs_cross_attn_scale = ScaleAttention(channels)
+        self.mlp_crossattn_scale = FeedForward(channels)
+        self.window_cross_attn = WindowAttention(channels, heads, window, set_order_index(window))
+        self.mlp_crossattn_feature = FeedForward(channels)
+
+    def forward(self, x: Tensor, position: Tensor, scale: Tensor, keys_values: Tensor) -> Tensor:
+        """x: (windows or 1, T, C). position: (T, C). scale: (C,). keys_values: of the features, (windows, T, 2 C)."""
+        x = x + self.gs_cross_attn_scale(scale)
+        x = x + self.mlp_crossattn_scale(self.norm2(x))
+        x = x + self.window_cross_attn(self.norm3(x) + position, keys_values)
+        out: Tensor = x + self.mlp_crossattn_feature(self.norm4(x))
+        return out
+
+
+class SelfLayer(nn.Module):
+    """One layer of the Gaussian interaction block: tokens meet the scale, then each other in windows."""
+
+    def __init__(self, channels: int, heads: int, window: int, shifted: bool) -> None:
+        super().__init__()
+        self.window, self.shifted = window, shifted
+        self.norm1 = nn.LayerNorm(channels)
+        self.norm2 = nn.LayerNorm(channels)
+        self.norm3 = nn.LayerNorm(channels)  # normalises the queries to the scale: no effect
+        self.norm4 = nn.LayerNorm(channels)
+        self.gs_cross_attn_scale = ScaleAttention(channels)
+        self.mlp_crossattn = FeedForward(channels)
+        self.gs_self_attn = WindowAttention(channels, heads, window, swin_index(window))
+        self.mlp_selfattn = FeedForward(channels)
+
+    def forward(self, x: Tensor, scale: Tensor, size: tuple[int, int]) -> Tensor:
+        """x: (windows, T, C) of token images of size (h, w). scale: (C,)."""
+        x = x + self.gs_cross_attn_scale(scale)
+        x = x + self.mlp_crossattn(self.norm4(x))
+        x = x + self._attend(self.norm1(x), size)
+        out: Tensor = x + self.mlp_selfattn(self.norm2(x))
+        return out
+
+    def _attend(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """Odd layers attend in windows shifted by half; these wrap round the image, without a mask."""
+        if not self.shifted:
+            out: Tensor = self.gs_self_attn(x)
+            return out
+        x = roll_windows(x, size, self.window, -(self.window // 2))
+        return roll_windows(self.gs_self_attn(x), size, self.window, self.window // 2)
+
+
+def _block_mlp(channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, channels))
+
+
+class CrossBlock(nn.Module):
+    """Condition injection: Gaussian embeddings receive the scale and the image features."""
+
+    def __init__(self, channels: int, heads: int, window: int, layers: int) -> None:
+        super().__init__()
+        self.window = window
+        self.norm = nn.LayerNorm(channels)
+        self.blocks = nn.ModuleList(CrossLayer(channels, heads, window) for _ in range(layers))
+        self.mlp = _block_mlp(channels)
+
+    def keys_values(self, features: Tensor) -> list[Tensor]:
+        """What the layers need of features (B, h, w, C): each (windows, T, 2 C).
+
+        Odd layers roll the features, not the queries, so that queries look half a window down and right; round the
+        border, without a mask.
+        """
+        shift = -(self.window // 2)
+        rolled = features.roll((shift, shift), (1, 2))
+        views = [to_windows(image, self.window) for image in (features, rolled)]
+        layers = cast(Iterable[CrossLayer], self.blocks)
+        return [layer.window_cross_attn.keys_values(views[i % 2]) for i, layer in enumerate(layers)]
+
+    def forward(self, x: Tensor, position: Tensor, scale: Tensor, keys_values: list[Tensor]) -> Tensor:
+        """x: (windows or 1, T, C), the rest as `CrossLayer`, with keys_values per layer."""
+        y = self.norm(x)
+        for layer, kv in zip(self.blocks, keys_values, strict=True):
+            y = layer(y, position, scale, kv)
+        out: Tensor = x + self.mlp(y)
+        return out
+
+
+class SelfBlock(nn.Module):
+    """Gaussian interaction: embeddings exchange what they know within and across windows."""
+
+    def __init__(self, channels: int, heads: int, window: int, layers: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.blocks = nn.ModuleList(SelfLayer(channels, heads, window, shifted=i % 2 == 1) for i in range(layers))
+        self.mlp = _block_mlp(channels)
+
+    def forward(self, x: Tensor, scale: Tensor, size: tuple[int, int]) -> Tensor:
+        """As `SelfLayer`."""
+        y = self.norm(x)
+        for layer in self.blocks:
+            y = layer(y, scale, size)
+        out: Tensor = x + self.mlp(y)
+        return out

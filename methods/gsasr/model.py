@@ -1,0 +1,160 @@
+"""The GSASR network (Chen et al., 2025, arXiv 2501.06838): encoder, Gaussian decoder, rasterisation.
+
+Every LR pixel carries one learnt Gaussian embedding; the decoder conditions it on the scale and on the image features
+(condition injection), lets the embeddings interact, and splits each into 16 Gaussians whose sum is the image. Where the
+official code (github.com/ChrisDud0257/GSASR) differs from the paper, this follows the code, whose checkpoints it loads;
+the decoder's modules bear its names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from methods.base import SRMethod, square_scale
+from methods.encoders.edsr import conv3x3
+from methods.errors import UserError
+from methods.gsasr.attention import CrossBlock, SelfBlock, set_order_index, to_image
+from methods.gsasr.gaussians import Rendering, render
+from methods.gsasr.heads import HEADS, head, predict, up_net
+from methods.padding import pad_to_multiple
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What of an LR image does not depend on the scale."""
+
+    size: tuple[int, int]
+    """Padded (h, w)."""
+    keys_values: list[list[Tensor]]
+    """Of the projected features, per cross-attention block and layer."""
+
+
+class GSASR(SRMethod):
+    """The paper version: 16 Gaussians per LR pixel.
+
+    channels, heads: width of the tokens, heads of their attention. window: side of the attention windows in LR pixels.
+    cross_*, self_*: depth of condition injection and Gaussian interaction. head_ratio: hidden width of the heads and of
+    the scale embedding, over channels. up: factors that split tokens into Gaussians. step: a sigma of 1 is 1 / step LR
+    pixels. dmax and all after it: see `Rendering`; users may change these for any checkpoint.
+    """
+
+    options = frozenset(field.name for field in fields(Rendering))
+    encoder_hparams: ClassVar[Mapping[str, Mapping[str, Any]]] = {"edsr-baseline": {"global_skip": False}}
+    divisor = 12
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        channels: int = 180,
+        heads: int = 6,
+        window: int = 12,
+        cross_blocks: int = 1,
+        cross_layers: int = 2,
+        self_blocks: int = 6,
+        self_layers: int = 6,
+        head_ratio: int = 4,
+        up: tuple[int, ...] = (2, 2),
+        step: float = 1.2,
+        dmax: float = 0.1,
+        dmax_mode: str = "fix",
+        raster_ratio: float | None = None,
+        lr_window: float | None = None,
+        canvas: str = "floor",
+        cutoff: float = 14.0,
+    ) -> None:
+        super().__init__()
+        self.rendering = Rendering(dmax, dmax_mode, raster_ratio, lr_window, canvas, cutoff)
+        self.window, self.step = window, step
+        self.encoder = encoder
+        self.side_divisor = math.lcm(window, getattr(encoder, "window", 1))
+        self.gs_embedding = nn.Parameter(torch.randn(window**2, channels))
+        self.pos_embedding = nn.Parameter(torch.randn(window**2, channels))
+        hidden = head_ratio * channels
+        self.scale_mlp = nn.Sequential(nn.Linear(1, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, channels))
+        self.img_feat_proj = nn.Sequential(
+            conv3x3(cast(int, encoder.channels), channels), nn.ReLU(inplace=True), conv3x3(channels, channels)
+        )
+        self.window_crossattn_blocks = nn.ModuleList(
+            CrossBlock(channels, heads, window, cross_layers) for _ in range(cross_blocks)
+        )
+        self.gs_selfattn_blocks = nn.ModuleList(
+            SelfBlock(channels, heads, window, self_layers) for _ in range(self_blocks)
+        )
+        self.UPNet = up_net(channels, up)
+        for name, parameters in HEADS.items():
+            self.add_module(f"mlp_block_{name}", head(channels, head_ratio, parameters))
+
+    def encode(self, lr: Tensor) -> Encoded:
+        padded = pad_to_multiple(lr, self.side_divisor)
+        features = self.img_feat_proj(self.encoder(padded)).permute(0, 2, 3, 1)
+        size = (features.shape[1], features.shape[2])
+        blocks = cast(Iterable[CrossBlock], self.window_crossattn_blocks)
+        return Encoded(size, [block.keys_values(features) for block in blocks])
+
+    def gaussians(self, feat: Encoded, scale: float, *, chunk: int | None = None) -> Tensor:
+        """Predict the Gaussians for a scale, raw (B, N, 9), row-major over a grid of prod(up)^2 per padded LR pixel.
+
+        Columns: sigma y, x, rho, opacity, R, G, B, all before activation, and mean x, y in [0, 1] of the padded image.
+        """
+        embedding = self.scale_mlp(self.gs_embedding.new_tensor([1 / scale]))
+        x = self.gs_embedding[None]
+        for block, keys_values in zip(self.window_crossattn_blocks, feat.keys_values, strict=True):
+            x = block(x, self.pos_embedding, embedding, keys_values)
+        injected = x
+        for block in self.gs_selfattn_blocks:
+            x = block(x, embedding, feat.size)
+        tokens = to_image(x + injected, feat.size, self.window).permute(0, 3, 1, 2)
+        heads = [cast(nn.Sequential, self.get_submodule(f"mlp_block_{name}")) for name in HEADS]
+        return predict(tokens, self.UPNet, heads, chunk)
+
+    def render(
+        self, feat: Encoded, out_size: tuple[int, int], scale: tuple[float, float], *, chunk: int | None = None
+    ) -> Tensor:
+        factor = square_scale(scale, "GSASR")
+        raw = self.gaussians(feat, factor, chunk=chunk)
+        return render(raw, out_size, feat.size, factor, self.step, self.rendering)
+
+    def reference_arrays(self, lr: Tensor, out_size: tuple[int, int], scale: tuple[float, float]) -> dict[str, Tensor]:
+        feat, factor = self.encode(lr), square_scale(scale, "GSASR")
+        raw = self.gaussians(feat, factor)
+        out = render(raw, out_size, feat.size, factor, self.step, self.rendering)
+        return {"gaussians": raw, "out": out, "cross_attn_index": set_order_index(self.window)}
+
+    @classmethod
+    def reference_hparams(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        names = {
+            "channel": "channels",
+            "num_heads": "heads",
+            "window_size": "window",
+            "num_crossattn_blocks": "cross_blocks",
+            "num_crossattn_layers": "cross_layers",
+            "num_selfattn_blocks": "self_blocks",
+            "num_selfattn_layers": "self_layers",
+            "default_step_size": "step",
+            "dmax": "dmax",
+            "dmax_mode": "dmax_mode",
+        }
+        up = (config["shuffle_scale1"], config["shuffle_scale2"])
+        return {"up": up, **{ours: config[theirs] for theirs, ours in names.items() if theirs in config}}
+
+    def from_reference(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Map official keys, the encoder's and the decoder's in one mapping, to ours.
+
+        Raises:
+            UserError: a stored relative position index differs from the one computed here.
+        """
+        roots = {key.split(".")[0] for key in self.state_dict()} - {"encoder"}
+        decoder = {key: value for key, value in state.items() if key.split(".")[0] in roots}
+        encoder = {key.removeprefix("encoder."): value for key, value in state.items() if key not in decoder}
+        for key, index in self.named_buffers():
+            if key in decoder and not torch.equal(decoder.pop(key).to(index), index):
+                raise UserError(f"{key} is not the official GSASR's: use a checkpoint with its relative positions.")
+        renamed = cast(Any, self.encoder).from_reference(encoder)
+        return decoder | {f"encoder.{key}": value for key, value in renamed.items()}
