@@ -58,7 +58,7 @@ ENCODERS: Mapping[str, EncoderSpec] = {
         EncoderSpec("edsr-baseline", "EDSR-baseline", "methods.encoders.edsr:EDSR", {"blocks": 16, "channels": 64}),
         EncoderSpec("rdn", "RDN", "methods.encoders.rdn:RDN"),
         EncoderSpec("swinir", "SwinIR", "methods.encoders.swinir:SwinIR"),
-        EncoderSpec("edsr-micro", "EDSR-micro", "methods.encoders.edsr:EDSR", {"blocks": 6, "channels": 32}),
+        EncoderSpec("edsr-micro", "EDSR-micro", "methods.encoders.edsr:EDSR", {"blocks": 6, "channels": 48}),
     )
 }
 
