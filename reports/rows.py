@@ -1,0 +1,147 @@
+"""Reading a run: its manifest and its rows, one per scored image."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from reports.errors import ReportError
+
+SCORES = ("psnr_y", "ssim_y", "lpips", "dists", "psnr_rgb")
+PLACE = ("protocol", "dataset", "method", "backbone", "weights", "options", "scale", "image")
+"""What a row is about; of several with the same, the last appended counts (a retry, or new weights of an old name)."""
+_TEXT = ["method", "backbone", "weights", "dataset", "image", "options", "reason", "checkpoint_sha256"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's manifest and rows, one row per image of a cell."""
+
+    path: Path
+    manifest: dict[str, Any]
+    rows: pd.DataFrame
+
+    @property
+    def name(self) -> str:
+        """The run's id."""
+        return str(self.manifest.get("run_id") or self.path.name)
+
+    @property
+    def protocol(self) -> str:
+        """The protocol's name; `load_run` has checked that there is one only."""
+        return str(self.rows["protocol"].iloc[0])
+
+    @property
+    def partial(self) -> str | None:
+        """Why the numbers are not final; None when every image of the data sets was tried."""
+        if self.manifest.get("partial"):
+            limit = self.manifest.get("limit")
+            return "images were left out" if limit is None else f"--limit {limit} left images out"
+        if self.manifest.get("state", "finished") != "finished":
+            return "the run has not finished"
+        counts = self.manifest.get("counts") or {}
+        planned, tried = counts.get("planned", 0), sum(counts.get(kind, 0) for kind in ("done", "skipped", "failed"))
+        return f"{tried} of {planned} planned images were run" if tried < planned else None
+
+    def titles(self, kind: str) -> dict[str, str]:
+        """Names to titles of the rows' methods, backbones or datasets (`kind`): the manifest's order, then theirs."""
+        listed = self.manifest.get(kind) or []
+        if isinstance(listed, dict):
+            listed = [{"name": name, **(entry if isinstance(entry, dict) else {})} for name, entry in listed.items()]
+        entries = sorted(
+            (entry for entry in listed if isinstance(entry, dict)), key=lambda entry: entry.get("order", 0)
+        )
+        titles = {str(entry.get("name")): str(entry.get("title") or entry.get("name")) for entry in entries}
+        names = [str(name) for name in self.rows[kind.removesuffix("s")].unique()]
+        return {name: titles[name] for name in titles if name in names} | {
+            name: name for name in names if name not in titles
+        }
+
+
+def load_run(path: str | Path) -> Run:
+    """Read `results/<run_id>/`.
+
+    The JSON lines are preferred to the Parquet file, which is written only when a run ends.
+
+    Raises:
+        ReportError: there is no such run, a file is damaged, or the rows mix protocols or weights.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise ReportError(
+            f"There is no run folder {str(path)!r}: give one that `bench run` made, such as results/<run_id>."
+        )
+    manifest = _read_manifest(path / "manifest.json")
+    rows = _tidy(_read_rows(path), path)
+    _refuse_mixtures(rows, path)
+    return Run(path, manifest, rows)
+
+
+def _read_manifest(file: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ReportError(f"{str(file.parent)!r} is not a run: it holds no manifest.json.") from None
+    except (OSError, ValueError) as error:
+        raise ReportError(f"The manifest {str(file)!r} cannot be read ({error}): repeat the run.") from None
+    if not isinstance(manifest, dict):
+        raise ReportError(f"The manifest {str(file)!r} is not a JSON object: repeat the run.")
+    return manifest
+
+
+def _read_rows(path: Path) -> pd.DataFrame:
+    logs = sorted((path / "rows").glob("*.jsonl"))
+    parquet = path / "rows.parquet"
+    if logs:
+        return pd.DataFrame([row for log in logs for row in _read_log(log)])
+    if parquet.is_file():
+        try:
+            return pd.read_parquet(parquet)
+        except (OSError, ValueError) as error:
+            raise ReportError(f"{str(parquet)!r} cannot be read ({error}): repeat the run.") from None
+    return pd.DataFrame()
+
+
+def _read_log(log: Path) -> Iterator[dict[str, Any]]:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            yield json.loads(line)
+        except ValueError:
+            if number < len(lines):  # a killed writer tears the last line and no other
+                raise ReportError(f"Line {number} of {str(log)!r} is not a row: repeat the run with --fresh.") from None
+
+
+def _tidy(rows: pd.DataFrame, path: Path) -> pd.DataFrame:
+    if rows.empty:
+        raise ReportError(f"The run {str(path)!r} has no rows yet: let `bench run` score an image first.")
+    lacking = [column for column in (*PLACE, "status") if column not in rows]
+    if lacking:
+        raise ReportError(f"The rows of {str(path)!r} lack {', '.join(lacking)}: give a run that `bench run` made.")
+    rows = rows.reindex(columns=list(dict.fromkeys([*rows, *SCORES, *_TEXT])))
+    rows[_TEXT] = rows[_TEXT].map(lambda value: "" if pd.isna(value) else str(value))
+    rows[list(SCORES)] = rows[list(SCORES)].astype("float64")
+    return rows.drop_duplicates(list(PLACE), keep="last", ignore_index=True)
+
+
+def _refuse_mixtures(rows: pd.DataFrame, path: Path) -> None:
+    protocols = rows["protocol"].unique()
+    if len(protocols) > 1:
+        names = " and ".join(map(str, protocols))
+        raise ReportError(
+            f"The rows of {str(path)!r} mix the protocols {names}, whose numbers do not compare: split the run."
+        )
+    for what in ("weights", "checkpoint_sha256", "options"):
+        kinds = rows[["method", "backbone", what]].drop_duplicates()
+        for (method, backbone), group in kinds.groupby(["method", "backbone"]):
+            if len(group) > 1:
+                network = f"{method} {backbone}".strip()
+                names = " and ".join(repr(value[:60]) for value in group[what])
+                raise ReportError(
+                    f"The rows of {network} in {str(path)!r} mix the {what} {names}: give each a run id of its own."
+                )
