@@ -77,7 +77,7 @@ def metric_identity(name: str) -> str:
 
     metric = METRICS[name]
     absent = metric.availability()
-    return f"unavailable: {absent}" if absent else metric.identity()
+    return "unavailable" if absent else metric.identity()
 
 
 @cache

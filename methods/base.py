@@ -22,8 +22,6 @@ class SRMethod(nn.Module, ABC):
     """Hyperparameters that change the output but not the weights; users may set them for any checkpoint."""
     encoder_hparams: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Per backbone: how this method's official models differ from the registered encoder."""
-    divisor: ClassVar[int] = 1
-    """LR sides are padded to a multiple of this inside `encode`; planning and cost estimates use it."""
 
     @classmethod
     def reference_hparams(cls, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,7 +78,7 @@ def square_scale(scale: tuple[float, float], title: str) -> float:
     """The one scale of both axes.
 
     Raises:
-        UserError: the axes differ by more than rounding to whole pixels explains.
+        UserError: the axes differ.
     """
     if abs(scale[0] - scale[1]) > 1e-6 * max(scale):
         asked = f"{scale[0]:g} x {scale[1]:g}"

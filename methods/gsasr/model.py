@@ -46,7 +46,6 @@ class GSASR(SRMethod):
 
     options = frozenset(field.name for field in fields(Rendering))
     encoder_hparams: ClassVar[Mapping[str, Mapping[str, Any]]] = {"edsr-baseline": {"global_skip": False}}
-    divisor = 12
 
     def __init__(
         self,
@@ -73,7 +72,7 @@ class GSASR(SRMethod):
         self.rendering = Rendering(dmax, dmax_mode, raster_ratio, lr_window, canvas, cutoff)
         self.window, self.step = window, step
         self.encoder = encoder
-        self.side_divisor = math.lcm(window, getattr(encoder, "window", 1))
+        self.divisor = math.lcm(window, getattr(encoder, "window", 1))
         self.gs_embedding = nn.Parameter(torch.randn(window**2, channels))
         self.pos_embedding = nn.Parameter(torch.randn(window**2, channels))
         hidden = head_ratio * channels
@@ -92,7 +91,7 @@ class GSASR(SRMethod):
             self.add_module(f"mlp_block_{name}", head(channels, head_ratio, parameters))
 
     def encode(self, lr: Tensor) -> Encoded:
-        padded = pad_to_multiple(lr, self.side_divisor)
+        padded = pad_to_multiple(lr, self.divisor)
         features = self.img_feat_proj(self.encoder(padded)).permute(0, 2, 3, 1)
         size = (features.shape[1], features.shape[2])
         blocks = cast(Iterable[CrossBlock], self.window_crossattn_blocks)

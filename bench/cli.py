@@ -1,0 +1,278 @@
+"""The command line, `python -m bench ...` or `asrbench ...`: parsing, and turning every failure into one sentence."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench import commands
+from bench.protocol import DEFAULT_PROTOCOL
+
+INTERRUPTED = 130
+_PROGRAM = "python -m bench" if Path(sys.argv[0]).name == "__main__.py" else "asrbench"
+_PICK = "Comma list of names, wildcards (gs*) or all"
+
+app = typer.Typer(
+    help="Compare arbitrary-scale super-resolution methods on real images, and reproduce their papers' tables.\n\n"
+    "Start with `run --methods gsasr,liif --scales all`, then `report` on the folder that it names.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+Methods = Annotated[str, typer.Option(help=f"{_PICK}; bicubic always runs as the yardstick.")]
+Scales = Annotated[str, typer.Option(help="Comma list of factors (2,3.5,12), ranges (2-4) or all (2 to 30).")]
+Backbones = Annotated[str | None, typer.Option(help=f"{_PICK}. Default: those that the weights are for.")]
+Datasets = Annotated[str, typer.Option(help=f"{_PICK}, or folders of images.")]
+Weights = Annotated[str, typer.Option(help="shipped, random, a checkpoint's path, or METHOD=PATH,...")]
+ProtocolName = Annotated[str, typer.Option("--protocol", help="Evaluation protocol; see `list protocols`.")]
+Metrics = Annotated[str | None, typer.Option(help=f"{_PICK}. Default: the protocol's.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Dtype = Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")]
+Seed = Annotated[int, typer.Option(help="For methods that draw random numbers, and for --weights random.")]
+Limit = Annotated[int | None, typer.Option(help="Only the first N images of each dataset; marks the run as partial.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Folder that holds datasets.", envvar="ASRBENCH_DATA")]
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="METHOD.NAME=VALUE", help="Change an option, as gsasr.dmax=0.05; repeatable."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe, as steps=100; repeatable."),
+]
+Out = Annotated[Path, typer.Option(help="Folder of all runs.")]
+RunId = Annotated[str | None, typer.Option(help="Name of this run's folder. Default: made from the settings.")]
+
+
+@app.callback()
+def _options(
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="ASRBENCH_DEBUG", help="Show the traceback of an unexpected error.")
+    ] = False,
+) -> None:
+    if debug:
+        os.environ["ASRBENCH_DEBUG"] = "1"
+
+
+@app.command()
+def run(
+    methods: Methods = "all",
+    scales: Scales = "all",
+    backbones: Backbones = None,
+    datasets: Datasets = "embedded",
+    weights: Weights = "shipped",
+    protocol: ProtocolName = DEFAULT_PROTOCOL,
+    metrics: Metrics = None,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    seed: Seed = 0,
+    limit: Limit = None,
+    data_root: DataRoot = None,
+    options: Options = None,
+    out: Out = Path("results"),
+    run_id: RunId = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of resuming.")] = False,
+    save_images: Annotated[bool, typer.Option("--save-images", help="Also write every SR image.")] = False,
+    deterministic: Annotated[bool, typer.Option("--deterministic", help="Bit-exact on GPUs too; slower.")] = False,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+) -> int:
+    """Evaluate methods and store a row per image; the same command resumes what was interrupted.
+
+    \b
+    run --methods gsasr,liif --scales all
+    run --methods gsasr --datasets Set5,Set14 --data-root ~/data --weights net.pth --backbones edsr-baseline
+    run --methods all --scales 2,3.5,12 --datasets my/photos --limit 3 --run-id quick
+    """
+    settings = _settings(locals())
+    return commands.run(
+        settings,
+        out=out,
+        run_id=run_id,
+        fresh=fresh,
+        save_images=save_images,
+        deterministic=deterministic,
+        threads=threads,
+        program=_PROGRAM,
+    )
+
+
+@app.command()
+def plan(
+    methods: Methods = "all",
+    scales: Scales = "all",
+    backbones: Backbones = None,
+    datasets: Datasets = "embedded",
+    weights: Weights = "shipped",
+    protocol: ProtocolName = DEFAULT_PROTOCOL,
+    metrics: Metrics = None,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    seed: Seed = 0,
+    limit: Limit = None,
+    data_root: DataRoot = None,
+    options: Options = None,
+    out: Out = Path("results"),
+    run_id: RunId = None,
+) -> int:
+    """Show what `run` with the same flags would do: cells, images, what is missing, what is done.
+
+    \b
+    plan --methods gsasr,liif --scales all
+    """
+    return commands.plan(_settings(locals()), out=out, run_id=run_id)
+
+
+@app.command(name="list")
+def list_(
+    kind: Annotated[str, typer.Argument(help="methods, backbones, datasets, metrics, protocols or checkpoints.")],
+    pattern: Annotated[str, typer.Argument(help="Wildcard on the name, as 'gs*'.")] = "*",
+    data_root: DataRoot = None,
+) -> int:
+    """List what the suite knows.
+
+    \b
+    list methods
+    list datasets 'Set*'
+    """
+    return commands.list_(kind, pattern, data_root)
+
+
+@app.command()
+def report(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, or its name under results.")],
+    table: Annotated[int, typer.Option(help="Which of the paper's tables to mirror.")] = 1,
+    formats: Annotated[str, typer.Option("--format", help="Comma list of md, latex, csv.")] = "md",
+    figure: Annotated[
+        str | None,
+        typer.Option(metavar="DATASET/IMAGE/SCALE", help="Draw this image side by side instead; needs --save-images."),
+    ] = None,
+    crops: Annotated[
+        list[str] | None,
+        typer.Option("--crop", metavar="TOP,LEFT,H,W", help="Detail of the figure in HR pixels; repeatable."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the files. Default: RUN/reports.")] = None,
+) -> int:
+    """Write the paper's table from the rows of a run, or a figure from its images.
+
+    \b
+    report results/gsasr-1a2b3c4d --format md,latex,csv
+    report results/gsasr-1a2b3c4d --figure embedded/coffee/4
+    """
+    if figure is not None:
+        return commands.figure(run, figure, crops or (), out)
+    return commands.report(run, table, formats, out)
+
+
+@app.command()
+def upscale(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Image, or folder of images.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Image to write, or folder for the results.")],
+    method: Annotated[str, typer.Option(help="See `list methods`.")] = "gsasr",
+    scale: Annotated[str, typer.Option(help="Factor above 1; need not be an integer.")] = "4",
+    backbone: Annotated[str | None, typer.Option(help="Default: the one that the shipped weights are for.")] = None,
+    weights: Annotated[str, typer.Option(help="shipped, random, or a checkpoint's path.")] = "shipped",
+    options: Options = None,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+) -> int:
+    """Upscale images of any size; grey stays grey, transparency is kept.
+
+    \b
+    upscale photo.jpg photo_x3.7.png --method gsasr --scale 3.7
+    upscale photos large --scale 2
+    """
+    return commands.upscale(
+        source, target, scale, method, backbone, weights=weights, options=options or [], device=device, dtype=dtype
+    )
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or a TOML file.")],
+    data_root: DataRoot = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for log, state, checkpoint. Default: runs/RECIPE.")] = None,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the training in that folder.")] = False,
+) -> int:
+    """Train a method by a recipe and export a checkpoint that `run --weights` takes.
+
+    \b
+    train gsasr-micro --data-root path/to/images
+    train my.toml --set steps=100 --out runs/quick
+    """
+    return commands.train(recipe, data_root=data_root, out=out, overrides=overrides or (), resume=resume)
+
+
+@app.command()
+def parity(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Parity cases (.json) or folders of them.")],
+) -> int:
+    """Compare networks with the outputs of their reference implementations; exit 1 if any differs.
+
+    \b
+    parity path/to/parity
+    """
+    return commands.parity(paths)
+
+
+@app.command()
+def doctor(data_root: DataRoot = None, out: Out = Path("results")) -> int:
+    """Check this machine and this installation: packages, GPUs, metrics, datasets, weights."""
+    return commands.doctor(data_root, out)
+
+
+def _settings(flags: dict[str, Any]) -> Any:
+    from bench.settings import make_settings
+
+    names = ("methods", "scales", "backbones", "datasets", "weights", "protocol", "metrics", "device", "dtype")
+    more = ("seed", "limit", "data_root")
+    return make_settings(**{name: flags[name] for name in names + more}, options=flags["options"] or ())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of both spellings: run a command and leave with its exit code.
+
+    0: all well. 1: a check failed. 2: what was asked for cannot be done. 3: some images failed. 130: interrupted.
+    """
+    sys.exit(_guarded(sys.argv[1:] if arguments is None else arguments))
+
+
+def _guarded(arguments: list[str]) -> int:
+    try:
+        return int(typer.main.get_command(app).main(arguments, prog_name=_PROGRAM, standalone_mode=False) or 0)
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes and closes it
+        return 0
+    except Exception as error:
+        return _explain(error)
+
+
+def _explain(error: Exception) -> int:
+    """Say what went wrong in one sentence on stderr; returns the exit code."""
+    if os.environ.get("ASRBENCH_DEBUG") and not hasattr(error, "format_message"):
+        import traceback
+
+        traceback.print_exception(error)
+        return 2
+    print(f"{_PROGRAM}: {_sentence(error)}", file=sys.stderr)
+    return 2
+
+
+def _sentence(error: Exception) -> str:
+    from methods.errors import UserError
+    from reports.errors import ReportError
+
+    if isinstance(error, (UserError, ReportError)):
+        return str(error)
+    if hasattr(error, "format_message"):  # of typer, whose parser's classes have moved between packages
+        text = " ".join(error.format_message().split())
+        return f"{text}{'' if text.endswith(('.', '?')) else '.'} See `{_PROGRAM} --help`."
+    what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return f"This should not have happened ({what}): please report it; ASRBENCH_DEBUG=1 shows where."

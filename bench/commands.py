@@ -1,0 +1,202 @@
+"""The commands behind the command line: call the library, print what came of it, return the exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from methods.errors import UserError
+
+if TYPE_CHECKING:
+    from bench.runner import RunResult
+    from bench.settings import RunSettings
+
+SOME_FAILED = 3
+CHECK_FAILED = 1
+
+
+def run(settings: RunSettings, *, out: Path, run_id: str | None, program: str, **choices: Any) -> int:
+    """Evaluate; 3 if an image or a cell failed."""
+    from bench.progress import for_screen
+    from bench.runner import run as evaluate
+
+    progress = for_screen()
+    try:
+        result = evaluate(settings, out, run_id, progress=progress, **choices)
+    except KeyboardInterrupt:
+        progress.note("Interrupted; what is done is stored, and the same command goes on from there.")
+        raise
+    _print_result(result, program)
+    return result.exit_code
+
+
+def _print_result(result: RunResult, program: str) -> None:
+    from bench.console import console
+    from bench.summary import run_tables
+
+    screen = console()
+    for grid in run_tables(result.rows):
+        screen.print(grid)
+    counts = result.counts
+    ends = [f"{counts['done']} of {counts['planned']} images scored"]
+    ends += [f"{counts[what]} {what}" for what in ("skipped", "failed") if counts[what]]
+    if result.exit_code:
+        ends.append("see the reasons above and in the rows")
+    screen.print(", ".join(ends) + ".", f"Results: {result.path}", sep="\n", markup=False, soft_wrap=True)
+    if counts["done"]:
+        screen.print(f"Next: {program} report {result.path} --format md,latex,csv", markup=False, soft_wrap=True)
+
+
+def plan(settings: RunSettings, *, out: Path, run_id: str | None) -> int:
+    """Print the cells and what stands in their way; 3 if some cannot run."""
+    from bench.console import console
+    from bench.files import safe_name
+    from bench.manifest import default_run_id
+    from bench.plan import make_plan
+    from bench.rows import SETTLED
+    from bench.store import read_rows
+    from bench.summary import plan_table
+
+    made = make_plan(settings)
+    path = out / safe_name(run_id or default_run_id(settings), "run id")
+    done = {row.row_key for row in read_rows(path) if row.status in SETTLED}
+    keys = {key for cell in made.cells for key in cell.row_keys}
+    screen = console()
+    screen.print(plan_table(made, done))
+    for text in (*made.notes, *made.problems):
+        screen.print(text, markup=False, soft_wrap=True)
+    text = f"{len(keys)} images to score, {len(keys & done)} of them done in {path}."
+    screen.print(text, markup=False, soft_wrap=True)
+    return SOME_FAILED if made.problems else 0
+
+
+def list_(kind: str, pattern: str, data_root: Path | None) -> int:
+    """Print a list."""
+    from bench.console import console
+    from bench.listing import list_table
+
+    console().print(list_table(kind, pattern, data_root))
+    return 0
+
+
+def report(run_folder: str, table: int, formats: str, out: Path | None) -> int:
+    """Write a report and print its Markdown and the files' paths."""
+    from reports.tables import write_report
+
+    chosen = [name.strip() for name in formats.split(",") if name.strip()]
+    files = write_report(_run_path(run_folder), table, chosen, out)
+    for file in files:
+        if file.suffix == ".md":
+            print(file.read_text(encoding="utf-8"))
+    print(*(f"Written: {file}" for file in files), sep="\n")
+    return 0
+
+
+def figure(run_folder: str, place: str, crops: Sequence[str], out: Path | None) -> int:
+    """Draw one image as all methods of a run rendered it, and print the file's path."""
+    from bench.selection import parse_scales
+    from reports.figures import comparison
+
+    dataset, _, rest = place.partition("/")
+    image, _, scale = rest.rpartition("/")
+    if not (dataset and image and scale):
+        raise UserError(f"The figure {place!r} names no image: write it like embedded/coffee/4.")
+    boxes = [_box(crop) for crop in crops]
+    print(f"Written: {comparison(_run_path(run_folder), dataset, image, parse_scales(scale)[0], boxes, out=out)}")
+    return 0
+
+
+def _run_path(run_folder: str) -> Path:
+    """A run by its folder, or by its name under results."""
+    path = Path(run_folder)
+    return path if path.is_dir() or path.parent != Path() else Path("results") / run_folder
+
+
+def _box(text: str) -> tuple[int, int, int, int]:
+    try:
+        top, left, height, width = (int(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"The crop {text!r} is not TOP,LEFT,HEIGHT,WIDTH: write it like 100,120,80,80.") from None
+    return top, left, height, width
+
+
+def upscale(
+    source: Path,
+    target: Path,
+    scale: str,
+    method: str,
+    backbone: str | None,
+    *,
+    weights: str,
+    options: Sequence[str],
+    device: str,
+    dtype: str,
+) -> int:
+    """Upscale and print a line per image; 3 if some failed."""
+    from bench.console import console
+    from bench.selection import parse_options, parse_scales
+    from bench.upscale import upscale as upscale_all
+    from methods.registry import method_spec
+
+    scales = parse_scales(scale)
+    if len(scales) > 1:
+        raise UserError(f"One image cannot have the scales {scale} at once: name one.")
+    method = method_spec(method).name
+    chosen = parse_options(options, [method]).get(method, {})
+    screen = console()
+    failed = False
+    results = upscale_all(
+        source,
+        target,
+        scales[0],
+        method,
+        backbone,
+        weights=weights,
+        options=chosen,
+        device=device,
+        dtype=dtype,
+    )
+    for result in results:
+        failed |= result.failure is not None
+        size = f"{result.size[1]}x{result.size[0]}" if result.size else ""
+        screen.print(result.failure or f"{result.target}  {size}", markup=False, soft_wrap=True)
+    return SOME_FAILED if failed else 0
+
+
+def train(recipe: str, *, data_root: Path | None, out: Path | None, overrides: Sequence[str], resume: bool) -> int:
+    """Train by a recipe and print where the checkpoint is."""
+    from bench.training.loop import train as follow
+
+    checkpoint = follow(recipe, data_root=data_root, out=out, overrides=overrides, resume=resume)
+    print(f"Checkpoint: {checkpoint}")
+    return 0
+
+
+def parity(paths: Sequence[Path]) -> int:
+    """Print a verdict per case as it comes; 1 if any fails."""
+    from bench.console import console
+    from bench.parity import run_parity
+
+    screen = console()
+    verdicts: dict[str, int] = {}
+    for result in run_parity(paths):
+        verdicts[result.verdict] = verdicts.get(result.verdict, 0) + 1
+        numbers = f"error {result.error:8.1e}  tolerance {result.tolerance:8.1e}"
+        line = f"{result.verdict:4}  {numbers}  {result.case}  ({result.note}, {result.seconds:.1f} s)"
+        screen.print(line, markup=False, soft_wrap=True)
+    screen.print(", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items())) + ".", markup=False)
+    return CHECK_FAILED if "fail" in verdicts else 0
+
+
+def doctor(data_root: Path | None, out: Path) -> int:
+    """Print a line per check, with its verdict; 1 if there is a problem."""
+    from bench.console import console, table
+    from bench.doctor import doctor as examine
+
+    grid = table(None, "check", "verdict", "found")
+    findings = examine(data_root, out)
+    for finding in findings:
+        grid.add_row(*finding)
+    console().print(grid, markup=False)
+    return CHECK_FAILED if any(finding.verdict == "problem" for finding in findings) else 0

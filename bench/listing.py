@@ -1,0 +1,108 @@
+"""What `list` prints: methods, backbones, datasets, metrics, protocols, checkpoints. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from methods.errors import UserError
+from methods.names import resolve
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Lines = Iterable[tuple[str, ...]]
+
+
+def list_table(kind: str, pattern: str = "*", data_root: Path | None = None) -> Table:
+    """The table of everything of a kind whose name matches a wildcard.
+
+    Raises:
+        UserError: there is no such kind, or nothing matches.
+    """
+    from bench.console import table
+
+    headings, lines = LISTS[resolve(kind, LISTS, "list")]
+    found = [line for line in lines(data_root) if fnmatchcase(line[0].lower(), pattern.lower())]
+    if not found:
+        names = ", ".join(dict.fromkeys(line[0] for line in lines(data_root))) or "none"
+        raise UserError(f"None of the {kind} matches {pattern!r}: known are {names}.")
+    grid = table(None, *headings)
+    for line in found:
+        grid.add_row(*line)
+    return grid
+
+
+def _methods(_: Path | None) -> Lines:
+    from methods.checkpoints import list_checkpoints
+    from methods.registry import list_methods
+
+    shipped = [(checkpoint.method, checkpoint.backbone) for checkpoint in list_checkpoints()]
+    for spec in list_methods():
+        weights = ", ".join(backbone for method, backbone in shipped if method == spec.name)
+        yield spec.name, spec.title, ", ".join(spec.backbones) or "-", weights or "-", spec.paper
+
+
+def _backbones(_: Path | None) -> Lines:
+    from methods.registry import ENCODERS, list_methods
+
+    for name, spec in ENCODERS.items():
+        users = ", ".join(method.name for method in list_methods() if name in method.backbones)
+        yield name, spec.title, users or "-"
+
+
+def _datasets(data_root: Path | None) -> Lines:
+    from bench.data import find_dataset
+    from bench.descriptors import list_datasets
+
+    for name, known in list_datasets().items():
+        try:
+            where = str(find_dataset(name, data_root).folder)
+        except UserError:
+            where = "not found"
+        yield name, known.title, str(known.count or "-"), where if known.package is None else "comes with the suite"
+
+
+def _metrics(_: Path | None) -> Lines:
+    from bench.metrics import METRICS
+
+    for name, metric in METRICS.items():
+        better = "higher" if metric.higher_is_better else "lower"
+        absent = metric.availability()
+        yield name, metric.title, better, "no" if absent else "yes", absent or metric.identity()
+
+
+def _protocols(_: Path | None) -> Lines:
+    from bench.protocol import PROTOCOLS
+
+    for name, protocol in PROTOCOLS.items():
+        yield name, protocol.title, protocol.source
+
+
+def _checkpoints(_: Path | None) -> Lines:
+    from methods.checkpoints import list_checkpoints
+
+    for checkpoint in list_checkpoints():
+        about = checkpoint.about
+        quality = f"{about['val_psnr']:.2f} dB" if isinstance(about.get("val_psnr"), float) else "-"
+        yield (
+            checkpoint.method,
+            checkpoint.backbone,
+            checkpoint.paths[0].name,
+            f"{about.get('bytes', 0) / 1e6:.2f} MB",
+            quality,
+            str(about.get("date", "-")),
+            str(about.get("licence", "-")),
+        )
+
+
+LISTS: Mapping[str, tuple[tuple[str, ...], Callable[[Path | None], Lines]]] = {
+    "methods": (("name", "title", "backbones", "weights shipped for", "paper"), _methods),
+    "backbones": (("name", "title", "methods"), _backbones),
+    "datasets": (("name", "title", "images", "where"), _datasets),
+    "metrics": (("name", "title", "better", "available", "implementation, or what is missing"), _metrics),
+    "protocols": (("name", "rules", "source"), _protocols),
+    "checkpoints": (("method", "backbone", "file", "size", "validation", "date", "licence"), _checkpoints),
+}

@@ -1,0 +1,77 @@
+"""The result row: one image of one cell, and what each of its columns means."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import Field, asdict, dataclass, field, fields
+from typing import Any, Literal
+
+Status = Literal["ok", "skipped", "oom", "error"]
+FAILED: frozenset[str] = frozenset({"oom", "error"})
+SETTLED: frozenset[str] = frozenset({"ok", "skipped"})
+"""A resumed run does not repeat rows of these statuses."""
+METRIC_COLUMNS = ("psnr_y", "ssim_y", "lpips", "dists", "psnr_rgb")
+
+
+def _column(doc: str, **default: Any) -> Any:
+    return field(metadata={"doc": doc}, **default)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One image, super-resolved by one method at one scale; a missing number is None with a reason."""
+
+    row_key: str = _column("sha256 over everything that can change a number of this row")
+    run_id: str = _column("name of the run folder")
+    protocol: str = _column("name of the evaluation protocol; its content is in the manifest")
+    method: str = _column("method name, as `list methods` prints it")
+    backbone: str = _column("encoder name; empty for methods without one")
+    weights: str = _column("shipped, random, none, or the checkpoint's file name")
+    checkpoint_sha256: str | None = _column("hash of the checkpoint; null where there is none", default=None)
+    options: str = _column("options that differ from the method's defaults, as JSON with sorted keys", default="{}")
+    dataset: str = _column("dataset name")
+    image: str = _column("image name within the dataset")
+    scale: float = _column("nominal scale, the same for both axes")
+    lr_h: int | None = _column("height of the LR image in pixels", default=None)
+    lr_w: int | None = _column("width of the LR image in pixels", default=None)
+    hr_h: int | None = _column("height of the ground truth, and of the SR image, in pixels", default=None)
+    hr_w: int | None = _column("width of the ground truth, and of the SR image, in pixels", default=None)
+    psnr_y: float | None = _column("PSNR on BT.601 luma in dB; higher is better", default=None)
+    ssim_y: float | None = _column("SSIM on BT.601 luma, at most 1; higher is better", default=None)
+    lpips: float | None = _column("LPIPS with AlexNet, version 0.1; lower is better", default=None)
+    dists: float | None = _column("DISTS; lower is better", default=None)
+    psnr_rgb: float | None = _column("PSNR over RGB in dB; higher is better", default=None)
+    status: Status = _column("ok, skipped (does not apply to this image), oom (memory ran out) or error")  # noqa: RUF009 - a field, as in every other line
+    reason: str | None = _column("why the status is not ok, or why a metric is null", default=None)
+    device: str = _column("device the method ran on")
+    dtype: str = _column("floating-point type the method ran in")
+    tile: int | None = _column("queries rendered at a time after memory ran out; null: the default", default=None)
+    seconds: float | None = _column("wall-clock seconds of the inference alone", default=None)
+
+    def place(self) -> tuple[Any, ...]:
+        """What the row is about; the last row appended for a place is the one that counts."""
+        network = self.method, self.backbone, self.weights, self.options
+        return (self.protocol, self.dataset, *network, self.scale, self.image)
+
+    def to_json(self) -> str:
+        """The row as one line of strict JSON, without the newline."""
+        return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def columns() -> tuple[Field[Any], ...]:
+    """The columns of the rows, in order; `metadata["doc"]` documents each."""
+    return fields(Row)
+
+
+def latest(rows: Iterable[Row]) -> list[Row]:
+    """One row per place, the last one appended, in an order that does not depend on how the run was interrupted."""
+    return sorted({row.place(): row for row in rows}.values(), key=Row.place)
+
+
+def count_by_status(rows: Iterable[Row]) -> Mapping[str, int]:
+    """How many rows have each status, zero included."""
+    counts = dict.fromkeys(("ok", "skipped", "oom", "error"), 0)
+    for row in rows:
+        counts[row.status] += 1
+    return counts

@@ -1,0 +1,110 @@
+"""Methods that need no training, some of which misbehave; `plug_in` installs one for other processes."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from methods.base import SRMethod
+from methods.registry import MethodSpec
+
+
+class Nearest(SRMethod):
+    calls = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def encode(self, lr: Tensor) -> Tensor:
+        return lr
+
+    def render(self, feat: Any, out_size: Any, scale: Any, *, chunk: int | None = None) -> Tensor:
+        type(self).calls += 1
+        return functional.interpolate(feat, size=out_size, mode="nearest-exact")
+
+
+class Raising(Nearest):
+    def encode(self, lr: Tensor) -> Tensor:
+        raise ZeroDivisionError("no\nluck")
+
+
+class NotFinite(Nearest):
+    def render(self, *args: Any, **kwargs: Any) -> Tensor:
+        return super().render(*args, **kwargs) * float("nan")
+
+
+class WrongShape(Nearest):
+    def render(self, *args: Any, **kwargs: Any) -> Tensor:
+        return super().render(*args, **kwargs)[..., :-1]
+
+
+class WholeNumbers(Nearest):
+    def render(self, *args: Any, **kwargs: Any) -> Tensor:
+        return super().render(*args, **kwargs).to(torch.int32)
+
+
+class Unbuildable(Nearest):
+    def __init__(self) -> None:
+        raise AttributeError("no such layer")
+
+
+class Hungry(Nearest):
+    """Runs out of memory unless it may render at most `fits` queries at a time."""
+
+    fits = 4096
+
+    def render(self, feat: Any, out_size: Any, scale: Any, *, chunk: int | None = None) -> Tensor:
+        if chunk is None or chunk > self.fits:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 EiB.")
+        return super().render(feat, out_size, scale, chunk=chunk)
+
+
+class Starving(Hungry):
+    fits = 0
+
+
+class Interrupting(Nearest):
+    """Ctrl-C at the third image, once."""
+
+    def render(self, *args: Any, **kwargs: Any) -> Tensor:
+        image = super().render(*args, **kwargs)
+        if type(self).calls == 3:
+            raise KeyboardInterrupt
+        return image
+
+
+class Slow(Nearest):
+    def render(self, *args: Any, **kwargs: Any) -> Tensor:
+        time.sleep(float(os.environ.get("STUB_SECONDS", "0.05")))
+        return super().render(*args, **kwargs)
+
+
+class Random(Nearest):
+    def render(self, *args: Any, **kwargs: Any) -> Tensor:
+        image = super().render(*args, **kwargs)
+        return image + 0.1 * torch.rand_like(image)
+
+
+def spec(cls: type[SRMethod]) -> MethodSpec:
+    name = cls.__name__.lower()
+    return MethodSpec(name, cls.__name__, "none", f"stub_methods:{cls.__name__}", (), 50, learned=False)
+
+
+slow = spec(Slow)
+
+
+def plug_in(folder: Path) -> dict[str, str]:
+    """Install `slow` as a plug-in under `folder`; returns the environment in which a new interpreter finds it."""
+    info = folder / "stubs-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stubs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[asrbench.methods]\nslow = stub_methods:slow\n")
+    root = Path(__file__).resolve().parents[2]
+    paths = [str(folder), str(Path(__file__).parent), str(root), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
