@@ -1,0 +1,52 @@
+"""What the README shows is run here, so that it stays true."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.descriptors import Descriptor
+from bench.schema import parse
+from methods import load, registry
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def block(title: str) -> str:
+    """The code block under the comment `<!-- title -->`."""
+    found = re.search(rf"<!-- {title} -->\n```\w+\n(.*?)```", README, re.DOTALL)
+    assert found, f"the README has no block called {title!r}"
+    return found[1]
+
+
+@pytest.mark.parametrize("title", ["method example", "dataset example"])
+def test_examples_are_short(title):
+    assert len(block(title).splitlines()) < 30
+
+
+def test_the_method_example_is_a_method(tmp_path, monkeypatch):
+    (tmp_path / "nearest.py").write_text(block("method example"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+    line = block("method line").replace("methods.nearest", "nearest")
+    exec(compile(line, "README", "exec"), vars(registry).copy())
+    lr = torch.rand(1, 3, 4, 5)
+    assert torch.equal(load("nearest")(lr, (8, 10), 2), lr.repeat_interleave(2, 2).repeat_interleave(2, 3))
+    sys.modules.pop("nearest")
+
+
+def test_the_dataset_example_is_a_descriptor():
+    found = parse(Descriptor, tomllib.loads(block("dataset example")), "README")
+    assert found.name == "MySet"
+    assert len(found.names) == found.count
+
+
+def test_the_checks_run_the_test_command_of_the_readme():
+    script = (Path(__file__).parents[1] / ".ci" / "run").read_text()
+    assert "<!-- test command -->" in script
+    assert block("test command").strip().endswith("tox")
