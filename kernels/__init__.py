@@ -1,0 +1,16 @@
+"""The additive 2D Gaussian rasterizer, usable without the rest of the suite: `from kernels import rasterize`."""
+
+from kernels.coordinates import dmax_to_window, from_kernel_units, from_unit, raster_ratio_to_window
+from kernels.rasterize import BACKEND_VARIABLE, Choice, available_backends, choose, rasterize
+
+__all__ = [
+    "BACKEND_VARIABLE",
+    "Choice",
+    "available_backends",
+    "choose",
+    "dmax_to_window",
+    "from_kernel_units",
+    "from_unit",
+    "raster_ratio_to_window",
+    "rasterize",
+]
