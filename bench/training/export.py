@@ -1,0 +1,44 @@
+"""From a finished training to a checkpoint and its entry for the zoo."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from bench.training.run import Run
+from methods.checkpoints import save_checkpoint
+
+
+def export(run: Run, path: Path, *, data_sha256: str, scores: Mapping[str, float]) -> Path:
+    """Write the averaged weights as safetensors, and beside them `zoo-entry.toml`, for `methods/zoo/zoo.toml`."""
+    recipe = run.recipe
+    config = {key: getattr(recipe, key) for key in ("method", "backbone", "encoder", "hparams")}
+    save_checkpoint(path, run.average.state_dict(), config, {"recipe": json.dumps(asdict(recipe))})
+    content = path.read_bytes()
+    entry: dict[str, str | int] = {
+        "method": recipe.method,
+        "backbone": recipe.backbone,
+        "file": path.name,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": len(content),
+        "recipe": path.stem,
+        "data": recipe.data,
+        "data_sha256": data_sha256,
+        "steps": run.step,
+        "cpu_seconds": round(run.cpu_seconds),
+        "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {recipe.threads} thread(s)",
+        "torch": torch.__version__,
+        "val_psnr": " ".join(f"{name} {value:.3f}" for name, value in scores.items()),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    # For these values JSON's notation is TOML's too.
+    lines = ["[[checkpoint]]", *(f"{key} = {json.dumps(value)}" for key, value in entry.items())]
+    path.with_name("zoo-entry.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
