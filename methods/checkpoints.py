@@ -1,6 +1,7 @@
 """Checkpoints: finding them, reading ours and the official containers without running their code, writing ours.
 
-Ours are safetensors whose metadata entry `asrbench` is a JSON object: format, method, backbone, encoder, hparams.
+Ours are safetensors whose one metadata entry, `asrbench`, is a JSON object: format, method, backbone, encoder, hparams,
+and the recipe.
 Importing this module does not import torch.
 """
 
@@ -101,20 +102,16 @@ def read_checkpoint(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], dict[str
     return state, config
 
 
-def save_checkpoint(
-    path: str | Path,
-    state: Mapping[str, Tensor],
-    config: Mapping[str, Any],
-    metadata: Mapping[str, str] | None = None,
-) -> None:
-    """Write a checkpoint of ours, whole or not at all.
+def save_checkpoint(path: str | Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Write a checkpoint of ours, whole or not at all; the same content gives the same bytes.
 
-    config: method, backbone, encoder and hparams as `methods.build` takes them. metadata: more strings for the header.
+    config: method, backbone, encoder and hparams as `methods.build` takes them, and whatever else JSON holds.
     """
     from safetensors.torch import save
 
     path = Path(path)
-    header = {**(metadata or {}), METADATA_KEY: json.dumps({"format": FORMAT, **config}, sort_keys=True)}
+    # One entry: safetensors writes several in any order.
+    header = {METADATA_KEY: json.dumps({"format": FORMAT, **config}, sort_keys=True)}
     content = save({key: value.detach().cpu().contiguous() for key, value in state.items()}, header)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:

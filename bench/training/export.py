@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from bench.env import git_state
 from bench.training.run import Run
 from methods.checkpoints import save_checkpoint
 
@@ -20,7 +21,7 @@ def export(run: Run, path: Path, *, data_sha256: str, scores: Mapping[str, float
     """Write the averaged weights as safetensors, and beside them `zoo-entry.toml`, for `methods/zoo/zoo.toml`."""
     recipe = run.recipe
     config = {key: getattr(recipe, key) for key in ("method", "backbone", "encoder", "hparams")}
-    save_checkpoint(path, run.average.state_dict(), config, {"recipe": json.dumps(asdict(recipe))})
+    save_checkpoint(path, run.average.state_dict(), config | {"recipe": asdict(recipe)})
     content = path.read_bytes()
     entry: dict[str, str | int] = {
         "method": recipe.method,
@@ -35,6 +36,7 @@ def export(run: Run, path: Path, *, data_sha256: str, scores: Mapping[str, float
         "cpu_seconds": round(run.cpu_seconds),
         "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {recipe.threads} thread(s)",
         "torch": torch.__version__,
+        "commit": str((git_state() or {}).get("commit", "unknown")),
         "val_psnr": " ".join(f"{name} {value:.3f}" for name, value in scores.items()),
         "date": datetime.now(UTC).date().isoformat(),
     }

@@ -30,7 +30,7 @@ def assert_same(ours, theirs):
 @pytest.fixture
 def saved(tmp_path):
     model = small()
-    save_checkpoint(tmp_path / "small.safetensors", model.state_dict(), CONFIG, {"recipe": "none"})
+    save_checkpoint(tmp_path / "small.safetensors", model.state_dict(), CONFIG | {"recipe": "none"})
     return model, tmp_path / "small.safetensors"
 
 
