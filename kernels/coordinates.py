@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import torch
 from torch import Tensor
-
-Size = TypeVar("Size", tuple[int, int], Tensor)
 
 
 def from_unit(mean: Tensor, out_size: tuple[int, int] | Tensor) -> Tensor:
@@ -19,18 +15,19 @@ def from_unit(mean: Tensor, out_size: tuple[int, int] | Tensor) -> Tensor:
     return mean * _sizes_like(mean, out_size) - 0.5
 
 
-def dmax_to_window(dmax: float, out_size: Size) -> tuple[float, float] | Tensor:
+def dmax_to_window(dmax: float, out_size: tuple[int, int] | Tensor) -> tuple[float, float] | Tensor:
     """Convert the half-width of the official GSASR kernel to pixels: dmax (H - 1) / 2 and dmax (W - 1) / 2.
 
-    dmax counts in units where the centres of the first and the last pixel lie at -1 and 1, so the window spans dmax times
-    the image's side. out_size: (H, W), or (B, 2) with one size per image. Returns (half_y, half_x), or (B, 2) of them.
+    dmax counts in units where the centres of the first and the last pixel lie at -1 and 1, so the window spans dmax
+    times the image's side.
+    out_size: (H, W), or (B, 2) with one size per image. Returns (half_y, half_x), or (B, 2) of them.
     """
     if isinstance(out_size, Tensor):
         return (out_size - 1) * (dmax / 2)
     return dmax * (out_size[0] - 1) / 2, dmax * (out_size[1] - 1) / 2
 
 
-def raster_ratio_to_window(ratio: float, out_size: Size) -> tuple[float, float] | Tensor:
+def raster_ratio_to_window(ratio: float, out_size: tuple[int, int] | Tensor) -> tuple[float, float] | Tensor:
     """Convert the rasterization ratio r of the GSASR paper (Algorithm 1) to half-widths in pixels: r H and r W.
 
     Its window spans 2 r times the image's side: twice the official kernel's for dmax = r.

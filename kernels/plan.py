@@ -12,15 +12,15 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 PAIRS = 2**18
-"""Gaussian-pixel pairs held at a time: three arrays of them stay in a core's cache."""
+"""Gaussian-pixel pairs held at a time: enough to hide the cost of calls, few enough for the cache."""
 PATCH_VALUES = 2**23
 """Patch values held at a time, which bounds the memory for large outputs (32 MiB)."""
 _CLASS_RATIO = 1.5
 """Boxes whose longer sides differ by less share a group: fewer wasted pixels against shorter lists per tile."""
-_SMALLEST_CLASS = 1 / 16
+_SMALLEST_CLASS = 1 / 4
 """Share of the Gaussians below which a class is not worth its own patches."""
 _TILE_RATIO = 1 / 3
-"""Side of a tile over that of the largest box: fewer wasted pixels against shorter lists; GSASR has some 15 per tile."""
+"""Side of a tile over that of the largest box: fewer wasted pixels against shorter lists (15 in GSASR)."""
 
 
 class Chunk(NamedTuple):
@@ -66,7 +66,7 @@ class Group:
         return image[self.images, :, self.top : self.top + height, :width]
 
 
-def plan_groups(parameters: Tensor, box: Tensor, canvas: tuple[int, int]) -> list[Group]:
+def plan_groups(parameters: Tensor, box: Tensor, canvas: tuple[int, int]) -> Iterator[Group]:
     """Sort M = B * N Gaussians into groups.
 
     parameters: (5 + C, M) a, b, d, mu_y, mu_x, color; box: (2, 2, B, N) from `boxes`; canvas: (H, W).
@@ -76,10 +76,8 @@ def plan_groups(parameters: Tensor, box: Tensor, canvas: tuple[int, int]) -> lis
     table[:2, -1] = 1  # the first corner of the padding's box, beyond its last
     table = table.mT.contiguous()  # picking rows is several times faster than picking columns
     longer, order = (boxes[2:] - boxes[:2] + 1).amax(0).to(_short(max(canvas))).sort(stable=True)
-    groups: list[Group] = []
     for part in _classes(longer):
-        groups += _class_groups(order[part], table, boxes.index_select(1, order[part]), images)
-    return groups
+        yield from _class_groups(order[part], table, boxes.index_select(1, order[part]), images)
 
 
 def _classes(longer: Tensor) -> Iterator[slice]:
@@ -103,7 +101,7 @@ def _class_groups(members: Tensor, table: Tensor, boxes: Tensor, images: tuple[i
     """
     height, width = ((boxes[2:] - boxes[:2]).amax(1) + 1).tolist()
     tile = math.ceil(max(height, width) * _TILE_RATIO)
-    patch = (tile + height - 1, tile + width - 1)
+    patch = (min(tile + height - 1, images[1]), min(tile + width - 1, images[2]))
     batch, rows, columns = images[0], -(-images[1] // tile), -(-images[2] // tile)
     position = boxes[:2].div(tile, rounding_mode="trunc")
     image = members.div((len(table) - 1) // batch, rounding_mode="trunc")
@@ -127,7 +125,7 @@ def _short(largest: int) -> torch.dtype:
 
 
 def _bands(batch: int, rows: int, band: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield (first image, images, first tile row, tile rows) with at most `band` tile rows together, if at least 1 fits."""
+    """Yield (first image, images, first tile row, tile rows) with at most `band` >= 1 tile rows together."""
     together = max(1, band // rows)
     for first in range(0, batch, together):
         for top in range(0, rows, band):
@@ -148,8 +146,8 @@ def _chunks(counts: Tensor, members: Tensor, table: Tensor, tile: int, budget: i
     corner = (records[:2] / tile).floor() * tile
     for rows in (records[:2], records[2:4], records[7:9]):
         rows -= corner
-    parts = zip(cells.split([n for n, _ in shapes]), members.split(sizes), records.split(sizes, 1), shapes, strict=True)
-    return [Chunk(*part) for part in parts]
+    own = torch.split(cells, [n for n, _ in shapes]), torch.split(members, sizes), torch.split(records, sizes, 1)
+    return [Chunk(*part) for part in zip(*own, shapes, strict=True)]
 
 
 def _shapes(lengths: list[int], budget: int) -> list[tuple[int, int]]:

@@ -77,7 +77,7 @@ def rasterize(
         rho: (B, N) correlations in (-1, 1).
         color: (B, N, C) peak colors, opacity multiplied in, any sign.
         out_size: (H, W), or a (B, 2) integer tensor: images of several sizes on one canvas, zero outside each.
-        window: largest |dy| and |dx| in pixels that count, inclusive; a pair, or (B, 2) with one per image; None: no limit.
+        window: largest |dy| and |dx| in pixels that count, inclusive: a pair, or (B, 2), one per image; None: no limit.
         cutoff: E >= 0: pixels beyond sqrt(2 E) standard deviations on either axis are dropped; inf: none.
         backend: "auto", or a name from `available_backends`; see `choose`.
 
@@ -91,10 +91,10 @@ def rasterize(
     """
     _check_tensors(mu, sigma, rho, color)
     sizes, canvas = _sizes(out_size, mu)
-    limit = _window(window, mu)
     if not cutoff >= 0:
         raise ValueError(f"cutoff must be 0 or more, not {cutoff}.")
     dtype = torch.float64 if torch.float64 in (mu.dtype, sigma.dtype, rho.dtype, color.dtype) else torch.float32
+    limit = _window(window, mu, dtype)
     choice = choose(mu.device, dtype, backend)
     _announce(choice)
     mu, sigma, rho, color = (value.to(dtype) for value in (mu, sigma, rho, color))
@@ -129,6 +129,8 @@ def _check_tensors(mu: Tensor, sigma: Tensor, rho: Tensor, color: Tensor) -> Non
         if tuple(named[name].shape) != shape or (name == "color" and len(shape) != 3):
             wanted = "(B, N, C)" if name == "color" else str(shape)
             raise ValueError(f"{name} must have the shape {wanted} to fit mu, not {tuple(named[name].shape)}.")
+    if not color.shape[-1]:
+        raise ValueError("color must have at least one channel.")
     if len({value.device for value in named.values()}) > 1:
         raise ValueError(f"The inputs must be on one device, not {sorted({str(v.device) for v in named.values()})}.")
 
@@ -146,13 +148,14 @@ def _sizes(out_size: tuple[int, int] | Tensor, mu: Tensor) -> tuple[Tensor, tupl
     return sizes.to(mu.device).expand(mu.shape[0], 2), (height, width)
 
 
-def _window(window: tuple[float, float] | Tensor | None, mu: Tensor) -> Tensor | None:
+def _window(window: tuple[float, float] | Tensor | None, mu: Tensor, dtype: torch.dtype) -> Tensor | None:
     """The half-widths as (1 or B, 2)."""
     if window is None:
         return None
-    limit = torch.as_tensor(window, dtype=mu.dtype if mu.dtype == torch.float64 else torch.float32, device=mu.device)
+    limit = torch.as_tensor(window, dtype=torch.float64)
     if tuple(limit.shape) not in ((2,), (mu.shape[0], 2)):
-        raise ValueError(f"window must be (half_y, half_x) or of the shape ({mu.shape[0]}, 2), not {tuple(limit.shape)}.")
+        shape = tuple(limit.shape)
+        raise ValueError(f"window must be (half_y, half_x) or of the shape ({mu.shape[0]}, 2), not {shape}.")
     if not bool((limit >= 0).all()):
-        raise ValueError(f"window must not be negative: {limit.tolist()}.")
-    return limit.reshape(-1, 2)
+        raise ValueError(f"window must not be negative or NaN: {limit.tolist()}.")
+    return limit.reshape(-1, 2).to(dtype).to(mu.device)

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 
-def rasterize_dense(mu: Tensor, sigma: Tensor, rho: Tensor, color: Tensor, box: Tensor, canvas: tuple[int, int]) -> Tensor:
+def rasterize_dense(
+    mu: Tensor, sigma: Tensor, rho: Tensor, color: Tensor, box: Tensor, canvas: tuple[int, int]
+) -> Tensor:
     """Sum color * exp(-((a - rho b)^2 / ((1 - rho)(1 + rho)) + b^2) / 2) with a = dx / sigma_x, b = dy / sigma_y.
 
     The arguments are those of `rasterize`; box: (2, 2, B, N) from `boxes`. Needs memory for B * N * H * W pairs.

@@ -18,12 +18,14 @@ from torch.nn.functional import fold
 from kernels.plan import Chunk, Group, plan_groups
 
 _FAR = 1e18
-"""Stands for u outside the box: 2^-(u^2) is exactly 0, and four times its square is still finite in float32."""
+"""Stands for u outside the box: far above `prepare.FARTHEST`, and its square is still finite in float32."""
 _UNIT = math.sqrt(math.log2(math.e) / 2)
 """Scales whitened coordinates so that the weight exp(-(u^2 + v^2) / 2) becomes 2^-(u^2 + v^2)."""
 
 
-def rasterize_tiled(mu: Tensor, sigma: Tensor, rho: Tensor, color: Tensor, box: Tensor, canvas: tuple[int, int]) -> Tensor:
+def rasterize_tiled(
+    mu: Tensor, sigma: Tensor, rho: Tensor, color: Tensor, box: Tensor, canvas: tuple[int, int]
+) -> Tensor:
     """Compute what `reference.rasterize_dense` computes, touching only pixels near each Gaussian's box.
 
     The arguments are those of `rasterize`; box: (2, 2, B, N) from `boxes`. Returns (B, C, H, W).
@@ -38,12 +40,13 @@ class _Tiled(torch.autograd.Function):
         ctx: Any, mu: Tensor, sigma: Tensor, rho: Tensor, color: Tensor, box: Tensor, canvas: tuple[int, int]
     ) -> Tensor:
         parameters = torch.stack([*_whiten(sigma, rho), *mu.unbind(-1), *color.unbind(-1)]).flatten(1)
-        groups = plan_groups(parameters, box, canvas)
-        ctx.groups = groups
-        ctx.save_for_backward(sigma, rho)
         image = color.new_zeros(color.shape[0], color.shape[-1], *canvas)
-        for group in groups:
+        ctx.groups = []
+        for group in plan_groups(parameters, box, canvas):
             _add_group(image, group)
+            if any(ctx.needs_input_grad):
+                ctx.groups.append(group)
+        ctx.save_for_backward(sigma, rho)
         return image
 
     @staticmethod
@@ -56,8 +59,8 @@ class _Tiled(torch.autograd.Function):
         with torch.autocast(rho.device.type, enabled=False):
             for group in ctx.groups:
                 _gather_group(sums, grad_image, group)
-        moments, grad_color = sums[:, :-1].unflatten(1, rho.shape).split([5, channels])
-        return *_finish(moments, sigma, rho), grad_color.permute(1, 2, 0).contiguous(), None, None
+        sums = sums[:, :-1].reshape(len(sums), *rho.shape)
+        return *_finish(sums[:5], sigma, rho), sums[5:].permute(1, 2, 0).contiguous(), None, None
 
 
 def _whiten(sigma: Tensor, rho: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -128,7 +131,8 @@ def _gather_group(sums: Tensor, grad_image: Tensor, group: Group) -> None:
 
 def _colors(chunk: Chunk) -> Tensor:
     """View a chunk's colors as (n, C, K)."""
-    return chunk.records[9:].unflatten(1, chunk.shape).transpose(0, 1)
+    colors = chunk.records[9:]
+    return colors.view(len(colors), *chunk.shape).transpose(0, 1)
 
 
 def _by_cell(w: Tensor, chunk: Chunk) -> Tensor:

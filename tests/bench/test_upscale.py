@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import stub_methods
 from PIL import Image
 
 from bench.upscale import Upscaled, upscale

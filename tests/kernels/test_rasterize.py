@@ -1,4 +1,4 @@
-"""The rasterizer against the official kernel's results (parity cases), float64 automatic differentiation and arithmetic."""
+"""The rasterizer against the official kernel (parity cases), float64 automatic differentiation and arithmetic."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def test_the_environment_forces_a_backend(monkeypatch):
     monkeypatch.setenv(BACKEND_VARIABLE, "reference")
     assert choose().name == "reference"
     monkeypatch.setenv(BACKEND_VARIABLE, "abacus")
-    with pytest.raises(ValueError, match="abacus.*auto, torch, reference"):
+    with pytest.raises(ValueError, match=r"abacus.*auto, torch, reference"):
         choose()
 
 
