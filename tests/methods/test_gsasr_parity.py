@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 from plain_gsasr import CASES
 
 from bench.parity import run_parity
 
 PEAK = """
-import resource, torch
+import torch
 from methods import build
 model = build("gsasr", "edsr-baseline").eval()
 with torch.inference_mode():
     assert model(torch.rand(1, 3, 180, 180), (720, 720), 4.0).isfinite().all()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
@@ -31,7 +27,5 @@ def test_official_outputs(case):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss counts KiB on Linux only")
-def test_peak_memory_of_180_pixels_x4():
-    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 3 * 2**20
+def test_peak_memory_of_180_pixels_x4(peak_mib):
+    assert peak_mib(PEAK) < 3 * 1024
