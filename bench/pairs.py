@@ -41,12 +41,15 @@ def make_pair(
         UserError: the image is too small for the scale, or the ready LR does not belong to it.
     """
     gt_size, lr_size = protocol.sizes(_size(hr_uint8), scale)
-    if lr_uint8 is not None and scale in protocol.rules(family).ready_lr_scales:
+    ready = scale in protocol.rules(family).ready_lr_scales
+    if ready and lr_uint8 is not None:
         return _ready_pair(hr_uint8, lr_uint8, scale, protocol)
+    # Ready LR files are MATLAB's, which can be made again sample by sample.
+    resampler = "matlab" if ready else protocol.resampler
     gt = _crop(hr_uint8, gt_size)
     # At fractional scales GSASR reduces the uncropped image and then cuts; Pillow knows size ratios only and cannot.
-    from_gt = scale == int(scale) or protocol.resampler == "pillow"
-    lr = resize(gt if from_gt else hr_uint8, 1 / scale, variant=protocol.resampler, out_size=lr_size)
+    from_gt = scale == int(scale) or resampler == "pillow"
+    lr = resize(gt if from_gt else hr_uint8, 1 / scale, variant=resampler, out_size=lr_size)
     return Pair(gt, np.ascontiguousarray(lr))
 
 

@@ -29,7 +29,7 @@ class FamilyRules:
     border: BorderRule
     """Pixels cut from all four sides before any metric; the scale is truncated to an integer."""
     ready_lr_scales: tuple[int, ...] = ()
-    """Scales at which the dataset's own LR files are used, where it has them."""
+    """Scales at which the dataset's own LR files are used; where it has none, MATLAB's bicubic makes them again."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ _GSASR = Protocol(
 )
 _LIIF = Protocol(
     name="liif",
-    title="LIIF: unrounded SR, Pillow bicubic or official LR; benchmarks Y, border scale; DIV2K RGB, border scale + 6",
+    title="LIIF: unrounded SR, MATLAB LR to x4, then Pillow; benchmarks Y, border scale; DIV2K RGB, border scale + 6",
     source="yinboc/liif @ 4c833f8",
     resampler="pillow",
     size_rule="gt = round(lr * scale)",

@@ -186,11 +186,11 @@ def test_embedded_is_found_hashed_and_cropped() -> None:
 
 
 def test_embedded_hashes_are_those_of_scikit_image() -> None:
-    registry = pytest.importorskip("skimage.data._registry").registry
+    shipped = pytest.importorskip("skimage.data._registry").registry
     known = descriptor("embedded")
     for name, sha256 in known.sha256.items():
         stem = known.files.get(name, name)
-        assert sha256 in (registry.get(f"data/{stem}.png"), registry.get(f"data/{stem}.jpg"))
+        assert sha256 in (shipped.get(f"data/{stem}.png"), shipped.get(f"data/{stem}.jpg"))
 
 
 def test_embedded_without_scikit_image(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,12 @@ def test_ready_lr_is_used_where_the_protocol_says() -> None:
     assert make_pair(hr, 6, get("liif"), lr_uint8=noise(6, 6)).lr.shape == (6, 6, 3)
 
 
+@pytest.mark.parametrize(("case", "scale"), [("butterfly_x4", 4), ("woman_x3", 3), ("face_x2", 2)])
+def test_liif_makes_missing_ready_lr_as_matlab_did(case: str, scale: int) -> None:
+    arrays = np.load(PARITY / "matlab.npz")
+    np.testing.assert_array_equal(make_pair(arrays[f"{case}_hr"], scale, get("liif")).lr, arrays[f"{case}_lr"])
+
+
 @pytest.mark.parametrize("size", [(21, 18), (19, 18), (18, 20)])
 def test_foreign_ready_lr(size: tuple[int, int]) -> None:
     with pytest.raises(UserError, match="does not belong to an HR image of 37x41 at scale 2"):
