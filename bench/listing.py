@@ -86,7 +86,7 @@ def _checkpoints(_: Path | None) -> Lines:
 
     for checkpoint in list_checkpoints():
         about = checkpoint.about
-        quality = f"{about['val_psnr']:.2f} dB" if isinstance(about.get("val_psnr"), float) else "-"
+        quality = ", ".join(f"{name} {value:.2f}" for name, value in about.get("validation", {}).items())
         yield (
             checkpoint.method,
             checkpoint.backbone,

@@ -37,10 +37,10 @@ def export(run: Run, path: Path, *, data_sha256: str, scores: Mapping[str, float
         "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {recipe.threads} thread(s)",
         "torch": torch.__version__,
         "commit": str((git_state() or {}).get("commit", "unknown")),
-        "val_psnr": " ".join(f"{name} {value:.3f}" for name, value in scores.items()),
         "date": datetime.now(UTC).date().isoformat(),
     }
-    # For these values JSON's notation is TOML's too.
+    # For text and whole numbers JSON's notation is TOML's too.
     lines = ["[[checkpoint]]", *(f"{key} = {json.dumps(value)}" for key, value in entry.items())]
+    lines += ["[checkpoint.validation]", *(f'"{name}" = {value:.3f}' for name, value in scores.items())]
     path.with_name("zoo-entry.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
