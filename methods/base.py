@@ -20,6 +20,8 @@ class SRMethod(nn.Module, ABC):
 
     options: ClassVar[frozenset[str]] = frozenset()
     """Hyperparameters that change the output but not the weights; users may set them for any checkpoint."""
+    rival_options: ClassVar[tuple[frozenset[str], ...]] = ()
+    """Groups of options that say the same thing in different ways: what a user sets of one replaces all of it."""
     encoder_hparams: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Per backbone: how this method's official models differ from the registered encoder."""
 

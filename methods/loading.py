@@ -118,7 +118,9 @@ def _build_for(checkpoint: Checkpoint, config: Mapping[str, Any], options: Mappi
         check_hparams(cls, hparams, name)
     except (KeyError, TypeError, UserError) as error:
         raise UserError(f"{checkpoint.files} describes no {name} ({error}): use another file.") from None
-    return build(name, checkpoint.backbone, encoder=config.get("encoder"), **{**hparams, **options})
+    replaced = {key for rivals in cls.rival_options if rivals & options.keys() for key in rivals}
+    kept = {key: value for key, value in hparams.items() if key not in replaced}
+    return build(name, checkpoint.backbone, encoder=config.get("encoder"), **{**kept, **options})
 
 
 def _load_state(model: SRMethod, state: Mapping[str, torch.Tensor], checkpoint: Checkpoint) -> None:

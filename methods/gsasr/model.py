@@ -45,6 +45,7 @@ class GSASR(SRMethod):
     """
 
     options = frozenset(field.name for field in fields(Rendering))
+    rival_options = (frozenset({"dmax", "raster_ratio", "lr_window"}),)
     encoder_hparams: ClassVar[Mapping[str, Mapping[str, Any]]] = {"edsr-baseline": {"global_skip": False}}
 
     def __init__(

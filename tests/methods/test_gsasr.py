@@ -4,6 +4,7 @@ import pytest
 import torch
 from plain_gsasr import CROSS_INDEX, SELF_INDEX, plain_gaussians, plain_render, reference_shapes
 
+from methods import load
 from methods.encoders import build_encoder
 from methods.errors import UserError
 from methods.gsasr import GSASR
@@ -198,3 +199,14 @@ def test_initial_weights():
     for (name, mine), (other, theirs) in zip(own.named_parameters(), torchs.named_parameters(), strict=True):
         assert (name, mine.shape) == (other, theirs.shape)
         assert mine.std().item() == pytest.approx(theirs.std().item(), rel=0.05)
+
+
+def test_a_window_that_users_set_replaces_the_checkpoint_s():
+    lr = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    shipped = load("gsasr", "edsr-micro")
+    assert shipped.rendering.lr_window is not None
+    for options in ({"dmax": 0.1}, {"raster_ratio": 0.05}):
+        model = load("gsasr", "edsr-micro", options=options)
+        assert model.rendering.lr_window is None
+        with torch.inference_mode():
+            assert not torch.equal(model(lr, (24, 24), 2), shipped(lr, (24, 24), 2))
