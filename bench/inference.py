@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from methods.base import SRMethod
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
+MAX_THREADS = 1024
 _CHUNKS = (None, 16384, 4096, 1024)
 """Queries rendered at a time: the method's own choice, then ever fewer while memory runs out."""
 
@@ -83,13 +84,13 @@ def prepare_torch(
     threads; None: torch's choice.
 
     Raises:
-        UserError: the device or type is not usable here, or the number of threads is not positive.
+        UserError: the device or type is not usable here, or the number of threads is out of range.
     """
     import torch
 
     if threads is not None:
-        if threads < 1:
-            raise UserError(f"{threads} threads cannot compute anything: give a number from 1, or leave it out.")
+        if not 1 <= threads <= MAX_THREADS:
+            raise UserError(f"{threads} threads are out of range: give a number from 1 to {MAX_THREADS}, or none.")
         torch.set_num_threads(threads)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses determinism without it

@@ -92,7 +92,7 @@ def test_plan_takes_all_flags_of_run_that_change_what_is_run():
         (["run", "--methods", "bicubic", "--seed", "-1"], "The seed -1 is out of range"),
         (["run", "--methods", "bicubic", "--limit", "0"], "The limit of 0 images leaves none"),
         (["run", "--methods", "bicubic", "--limit", "few"], "Invalid value for '--limit'"),
-        (["run", "--methods", "bicubic", "--threads", "0"], "0 threads cannot compute anything"),
+        (["run", "--methods", "bicubic", "--threads", "0"], "0 threads are out of range"),
         (["run", "--methods", "gsasr", "--set", "dmax=1"], "write METHOD.NAME=VALUE"),
         (["run", "--methods", "liif", "--weights", "none.pth"], "none.pth"),
         (["run", "--methods", "gsasr,liif", "--weights", "x.pth"], "cannot fit 2 methods at once"),
