@@ -163,6 +163,8 @@ def report(
     report results/gsasr-1a2b3c4d --format md,latex,csv
     report results/gsasr-1a2b3c4d --figure embedded/coffee/4
     """
+    if crops and figure is None:
+        raise typer.BadParameter("--crop belongs to --figure: name the image too.")
     if figure is not None:
         return commands.figure(run, figure, crops or (), out)
     return commands.report(run, table, formats, out)

@@ -83,7 +83,8 @@ def _why(unscored: pd.DataFrame, metric: Metric, not_run: int, images: int) -> s
         for reason, status in zip(unscored["reason"], unscored["status"], strict=True)
     )
     reasons += Counter({"not run": not_run})
-    return "; ".join(f"{count} of {images} image{'s'[: images > 1]}: {why}" for why, count in reasons.most_common())
+    found = ((count, why.rstrip(".")) for why, count in reasons.most_common())
+    return "; ".join(f"{count} of {images} image{'s'[: images > 1]}: {why}" for count, why in found)
 
 
 def own_reason(reason: str, metric: Metric) -> str:
