@@ -186,7 +186,9 @@ def parity(paths: Sequence[Path]) -> int:
         line = f"{result.verdict:4}  {numbers}  {result.case}  ({result.note}, {result.seconds:.1f} s)"
         screen.print(line, markup=False, soft_wrap=True)
     screen.print(", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items())) + ".", markup=False)
-    return CHECK_FAILED if "fail" in verdicts else 0
+    if "pass" not in verdicts and "fail" not in verdicts:
+        screen.print("Nothing was compared.")
+    return 0 if "pass" in verdicts and "fail" not in verdicts else CHECK_FAILED
 
 
 def doctor(data_root: Path | None, out: Path) -> int:

@@ -11,12 +11,9 @@ from bench.env import likely_device
 from bench.keys import Facts, metric_identity, row_keys
 from bench.protocol import Protocol, get
 from bench.settings import RunSettings
-from methods.checkpoints import Checkpoint, list_checkpoints, locate
+from methods.checkpoints import Checkpoint, locate, usual_backbones
 from methods.errors import UserError
 from methods.registry import method_spec
-
-DEFAULT_BACKBONE = "edsr-baseline"
-"""The encoder that weights from a file, and random ones, are taken to be for when none was named: the papers' first."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +135,7 @@ def _backbones(method: str, weights: str, chosen: Sequence[str]) -> Sequence[str
         return ("",)
     if chosen:
         return [backbone for backbone in chosen if backbone in supported]
-    shipped = [checkpoint.backbone for checkpoint in list_checkpoints() if checkpoint.method == method]
-    return shipped if shipped and weights == "shipped" else (DEFAULT_BACKBONE,)
+    return usual_backbones(method, weights)
 
 
 def _complete(cell: Cell, source: _Source, settings: RunSettings, protocol: Protocol) -> Cell:

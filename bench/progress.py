@@ -66,7 +66,7 @@ class PlainProgress(Progress):
 
     def image(self, row: Row) -> None:
         self._rows.append(row)
-        if row.status in FAILED:
+        if row.status != "ok":
             self.note(f"{self._label}  {row.image}  {row.status}: {row.reason}")
 
     def end(self) -> None:

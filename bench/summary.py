@@ -43,7 +43,8 @@ def run_tables(rows: Sequence[Row]) -> list[Table]:
 
 
 def _run_table(dataset: str, rows: Sequence[Row]) -> Table:
-    column, title = ("psnr_y", "PSNR-Y") if any(row.psnr_y is not None for row in rows) else ("psnr_rgb", "PSNR-RGB")
+    rgb = any(row.psnr_rgb is not None for row in rows) and all(row.psnr_y is None for row in rows)
+    column, title = ("psnr_rgb", "PSNR-RGB") if rgb else ("psnr_y", "PSNR-Y")
     networks = list(dict.fromkeys(_network(row) for row in rows))
     means = _means(rows, column)
     grid = table(f"{dataset}: mean {title} in dB (difference to bicubic)", "scale", *networks, right=tuple(networks))

@@ -14,12 +14,9 @@ from PIL import Image
 
 from bench.files import write_atomic
 from bench.images import FORMATS, IMAGE_SUFFIXES, read_for_upscale
-from bench.inference import OutOfMemory, prepare_torch, super_resolve
-from bench.plan import DEFAULT_BACKBONE
+from bench.inference import MethodFault, OutOfMemory, prepare_torch, super_resolve
 from bench.resize import resize, to_uint8
-from methods.checkpoints import list_checkpoints
 from methods.errors import UserError
-from methods.registry import method_spec
 
 if TYPE_CHECKING:
     import torch
@@ -68,12 +65,11 @@ def upscale(
     source, target = Path(source), Path(target)
     jobs = _jobs(source, target)
     place = prepare_torch(device, dtype)
-    backbone = backbone or _usual_backbone(method)
     model = load(method, backbone, weights=weights, options=options, device=place[0], dtype=place[1])
     for path, result in jobs:
         try:
             yield Upscaled(path, result, _one(path, result, scale, model, *place))
-        except (UserError, OutOfMemory) as error:
+        except (UserError, OutOfMemory, MethodFault) as error:
             if not source.is_dir():
                 raise UserError(str(error)) from error
             yield Upscaled(path, result, failure=str(error))
@@ -82,13 +78,6 @@ def upscale(
 def upscale_image(lr: Image8, scale: float, model: SRMethod, device: torch.device, dtype: torch.dtype) -> Image8:
     """Upscale (h, w, 3) by `scale`, from one pixel up."""
     return to_uint8(super_resolve(model, lr, _scaled(lr, scale), scale, device=device, dtype=dtype).sr)
-
-
-def _usual_backbone(method: str) -> str | None:
-    """The first one that weights are shipped for, else the papers' first; None for methods without."""
-    if not method_spec(method).backbones:
-        return None
-    return next((known.backbone for known in list_checkpoints() if known.method == method), DEFAULT_BACKBONE)
 
 
 def _one(

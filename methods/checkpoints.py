@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from methods.errors import UserError
-from methods.registry import method_spec
+from methods.registry import ENCODERS, method_spec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 ZOO = Path(__file__).parent / "zoo"
 FORMAT = 1
 METADATA_KEY = "asrbench"
+DEFAULT_BACKBONE = "edsr-baseline"
+"""What weights are taken to be for when neither the user nor their file says so: the papers' first encoder."""
 PAIRS = (("encoder", "decoder"), ("net_g", "net_fea2gs"))
 """How official GSASR names the two files of one model, as published and as its training writes them."""
 
@@ -56,6 +58,33 @@ def list_checkpoints() -> list[Checkpoint]:
     return [
         Checkpoint(e["method"], e["backbone"], "shipped", (ZOO / e["file"],), e["sha256"], about=e) for e in entries
     ]
+
+
+def usual_backbones(method: str, weights: str | Path = "shipped") -> tuple[str, ...]:
+    """The backbones of a method that weights are for when none was named; none for methods without.
+
+    Those that weights are shipped for, or the one that a checkpoint of ours names, or `DEFAULT_BACKBONE`.
+    """
+    if not method_spec(method).backbones:
+        return ()
+    if weights == "shipped":
+        found = tuple(known.backbone for known in list_checkpoints() if known.method == method)
+    else:
+        found = _described_backbone(Path(weights).expanduser())
+    return found or (DEFAULT_BACKBONE,)
+
+
+def _described_backbone(path: Path) -> tuple[str, ...]:
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix != ".safetensors":
+        return ()
+    try:
+        with safe_open(path, framework="np") as file:
+            backbone = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}")).get("backbone")
+    except (OSError, SafetensorError, ValueError, AttributeError):
+        return ()  # reading it will say what is wrong
+    return (backbone,) if isinstance(backbone, str) and backbone in ENCODERS else ()
 
 
 def locate(method: str, backbone: str, weights: str | Path = "shipped") -> Checkpoint:
@@ -218,7 +247,8 @@ def _unwrap(path: Path, content: Any) -> tuple[dict[str, Tensor], dict[str, Any]
             content, config = model.get("sd"), {"reference": model.get("args", {})}
         else:
             content = content.get("params_ema", content.get("params", content))
-    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+    named = isinstance(content, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
+    if not named or not content:
         kinds = "model.sd, params_ema or params"
         raise UserError(f"{path} holds no network: looked for {kinds}, or names of tensors alone; use another file.")
     return content, config

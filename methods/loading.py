@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from methods.base import SRMethod
-from methods.checkpoints import Checkpoint, locate, read_checkpoint
+from methods.checkpoints import Checkpoint, locate, read_checkpoint, usual_backbones
 from methods.encoders import build_encoder
 from methods.errors import UserError
 from methods.names import resolve
@@ -33,11 +33,18 @@ def build(
     check_backbone(name, backbone)
     cls = method_class(name)
     check_hparams(cls, hparams, name)
-    if not backbone:
-        return cls(**hparams)
-    chosen = {**cls.encoder_hparams.get(backbone, {}), **(encoder or {})}
-    check_hparams(_import(encoder_spec(backbone).target), chosen, backbone)
-    return cls(build_encoder(backbone, **chosen), **hparams)
+    try:
+        if not backbone:
+            return cls(**hparams)
+        chosen = {**cls.encoder_hparams.get(backbone, {}), **(encoder or {})}
+        check_hparams(_import(encoder_spec(backbone).target), chosen, backbone)
+        return cls(build_encoder(backbone, **chosen), **hparams)
+    except UserError:
+        raise
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        given = ", ".join(f"{key} = {value!r}" for key, value in {"encoder": encoder, **hparams}.items() if value)
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{name} cannot be built with {given} ({reason}): correct these hyperparameters.") from error
 
 
 def load(
@@ -51,8 +58,8 @@ def load(
 ) -> SRMethod:
     """Build a method with the weights of a checkpoint, ready for inference.
 
-    weights: `"shipped"`, `"random"` (seed 0), a file or folder, or what `locate` made of one of these. options: the
-    method's hyperparameters that need no retraining.
+    backbone: None: the one that the weights are for. weights: `"shipped"`, `"random"` (seed 0), a file or folder, or
+    what `locate` made of one of these. options: the method's hyperparameters that need no retraining.
 
     Raises:
         UserError: an unknown name or option, or weights that are not there or belong to another network.
@@ -60,6 +67,8 @@ def load(
     cls = method_class(name)
     for key in options or {}:
         resolve(key, sorted(cls.options), f"option of {name}")
+    if backbone is None and not isinstance(weights, Checkpoint):
+        backbone = next(iter(usual_backbones(name, weights)), None)
     check_backbone(name, backbone)
     checkpoint = weights if isinstance(weights, Checkpoint) else locate(name, backbone or "", weights)
     if checkpoint.paths:
@@ -115,8 +124,8 @@ def _build_for(checkpoint: Checkpoint, config: Mapping[str, Any], options: Mappi
     name, cls = checkpoint.method, method_class(checkpoint.method)
     try:
         hparams = cls.reference_hparams(config["reference"]) if "reference" in config else config.get("hparams", {})
-        check_hparams(cls, hparams, name)
-    except (KeyError, TypeError, UserError) as error:
+        check_hparams(cls, dict(hparams), name)
+    except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
         raise UserError(f"{checkpoint.files} describes no {name} ({error}): use another file.") from None
     replaced = {key for rivals in cls.rival_options if rivals & options.keys() for key in rivals}
     kept = {key: value for key, value in hparams.items() if key not in replaced}
@@ -133,6 +142,7 @@ def _load_state(model: SRMethod, state: Mapping[str, torch.Tensor], checkpoint: 
     problems = {
         "missing": ours.keys() - theirs.keys(),
         "unexpected": theirs.keys() - ours.keys(),
+        "not finite": {key for key, value in theirs.items() if not bool(value.isfinite().all())},
         "of another shape": {key for key in ours.keys() & theirs.keys() if ours[key].shape != theirs[key].shape},
     }
     found = "; ".join(f"{len(keys)} {problem} ({_few(keys)})" for problem, keys in problems.items() if keys)

@@ -44,7 +44,8 @@ class Rendering:
                 raise UserError(f"GSASR's {name} is {' or '.join(choices)}, not {getattr(self, name)!r}.")
         for name in ("dmax", "raster_ratio", "lr_window", "cutoff"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, int | float) and value > 0):
+            optional = name in ("raster_ratio", "lr_window")
+            if not (optional and value is None) and not (isinstance(value, int | float) and value > 0):
                 raise UserError(f"GSASR's {name} is a number above 0, or inf, not {value!r}.")
         if self.raster_ratio is not None and self.lr_window is not None:
             raise UserError("GSASR has one rendering window: give raster_ratio or lr_window, not both.")

@@ -103,7 +103,7 @@ def test_limit_takes_the_first_images(folder: Path) -> None:
 
 def test_default_backbones(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shipped = Checkpoint("liif", "edsr-micro", "shipped", (), "0" * 64)
-    monkeypatch.setattr("bench.plan.list_checkpoints", lambda: [shipped])
+    monkeypatch.setattr("methods.checkpoints.list_checkpoints", lambda: [shipped])
     monkeypatch.setattr("bench.plan.locate", lambda *_: shipped)
     assert {cell.backbone for cell in plan(folder, weights="shipped").cells} == {"", "edsr-micro"}
     assert {cell.backbone for cell in plan(folder, weights="random").cells} == {"", "edsr-baseline"}

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from methods import UserError, build, checkpoints, load
-from methods.checkpoints import list_checkpoints, locate, read_checkpoint, save_checkpoint
+from methods.checkpoints import list_checkpoints, locate, read_checkpoint, save_checkpoint, usual_backbones
 
 SMALL = {"encoder": {"blocks": 1, "channels": 4}, "hparams": {"hidden": [5, 6], "cell_decode": False}}
 CONFIG = {"method": "liif", "backbone": "edsr-micro", **SMALL}
@@ -283,3 +283,29 @@ def test_every_shipped_checkpoint_is_whole():
         assert locate(checkpoint.method, checkpoint.backbone) == checkpoint
         assert checkpoint.paths[0].stat().st_size <= 2 * 2**20
         load(checkpoint.method, checkpoint.backbone)
+
+
+def test_a_checkpoint_of_ours_says_its_backbone(tmp_path):
+    shipped = next(c for c in list_checkpoints() if c.method == "gsasr")
+    assert usual_backbones("gsasr") == usual_backbones("gsasr", shipped.paths[0]) == ("edsr-micro",)
+    assert usual_backbones("gsasr", tmp_path / "net.pth") == ("edsr-baseline",)
+    assert usual_backbones("bicubic") == ()
+    assert load("gsasr", weights=str(shipped.paths[0])).rendering.lr_window is not None
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    shipped = next(c for c in list_checkpoints() if c.method == "gsasr")
+    state, config = read_checkpoint(shipped)
+    state["mlp_block_rgb.4.bias"][0] = float("nan")
+    save_checkpoint(tmp_path / "nan.safetensors", state, config)
+    with pytest.raises(UserError, match=r"1 not finite \(mlp_block_rgb\.4\.bias\)"):
+        load("gsasr", weights=str(tmp_path / "nan.safetensors"))
+
+
+@pytest.mark.parametrize("hparams", [{"hidden": 3}, [1], {"hidden": ["x"]}, {"hidden": [-1]}])
+def test_a_description_of_the_wrong_type_is_one_sentence(tmp_path, hparams):
+    shipped = next(c for c in list_checkpoints() if c.method == "liif")
+    state, config = read_checkpoint(shipped)
+    save_checkpoint(tmp_path / "odd.safetensors", state, config | {"hparams": hparams})
+    with pytest.raises(UserError, match=r"liif"):
+        load("liif", weights=str(tmp_path / "odd.safetensors"))
