@@ -11,6 +11,16 @@
 
 #include "lanes.h"
 
+// What is drawn; mirrored by `kernels.native`. Sums cover `channels` of the channels at a time.
+struct Scene {
+  const float *mu, *sigma, *rho, *color;  // (B, N, 2), (B, N, 2), (B, N), (B, N, all_channels)
+  const int* sizes;                       // (B, 2); null: all images fill the canvas
+  const float* windows;                   // (B, 2); null: all have the one below
+  long long batch, count;
+  int height, width, all_channels, first_channel, channels;
+  float window_y, window_x, k;
+};
+
 constexpr float S = 0.849321800288f;
 constexpr float FARTHEST = 1e16f;  // bound on |u| and |v|, so that their squares are finite
 constexpr float MAX_SIDE = 65535.0f;
@@ -20,6 +30,13 @@ constexpr float OUTSIDE = 1e9f;  // a value of u whose weight is 0
 struct Limits {
   float height, width, window_y, window_x, k;
 };
+
+KERNEL Limits limits_of(const Scene& scene, long long image) {
+  Limits limits = {(float)scene.height, (float)scene.width, scene.window_y, scene.window_x, scene.k};
+  if (scene.sizes) limits.height = (float)scene.sizes[2 * image], limits.width = (float)scene.sizes[2 * image + 1];
+  if (scene.windows) limits.window_y = scene.windows[2 * image], limits.window_x = scene.windows[2 * image + 1];
+  return limits;
+}
 
 // First and last pixel touched, inclusive; first > last: none. Sides are at most 65535, so two of them fit 32 bits.
 struct alignas(8) Box {
@@ -86,6 +103,19 @@ template <int G, int C> KERNEL Floats<G> column_term(const Record<C>& g, Ints<G>
   return select(column <= x1, g.a * (to_float(column) - g.mu_x), broadcast<G>(OUTSIDE));
 }
 
+// What the pixels of a row share. Computed where it is needed; the CPU tabulates the rows of a Gaussian instead.
+struct Row {
+  float by, v, minus_vv;
+};
+template <int C> struct Rows {
+  const Record<C>& g;
+
+  KERNEL Row operator()(int y) const {
+    const float dy = (float)y - g.mu_y, v = g.d * dy;
+    return {g.b * dy, v, -v * v};
+  }
+};
+
 // How a group of G lanes covers a patch of pixels: `across` lanes side by side, G / across rows of them, `down` times.
 template <int lanes_, int across_, int down_> struct Geometry {
   static constexpr int lanes = lanes_, across = across_, step = lanes_ / across_, down = down_;
@@ -103,12 +133,13 @@ template <class P, int C> struct Patch {
     const Ints<G> column = left + lane % P::across;
     const Floats<G> u0 =
         select(column >= box.x0(), column_term<G, C>(g, column, box.x1()), broadcast<G>(OUTSIDE));
+    UNROLL
     for (int r = 0; r < P::down; ++r) {
       const Ints<G> row = top + r * P::step + lane / P::across;
       const Floats<G> dy = to_float(row) - g.mu_y, v = g.d * dy;
-      const Floats<G> u = fused(broadcast<G>(g.b), dy, u0);
       const auto inside = (row >= box.y0()) & (row <= box.y1());
-      const Floats<G> w = select(inside, weight(u, -v * v), broadcast<G>(0.0f));
+      const Floats<G> w = select(inside, weight(g.b * dy + u0, -v * v), broadcast<G>(0.0f));
+      UNROLL
       for (int c = 0; c < C; ++c) sum[r][c] = fused(w, broadcast<G>(g.color[c]), sum[r][c]);
     }
   }
@@ -138,21 +169,22 @@ template <int G, int C> struct Sums {
   Floats<G> t_u, t_v, t_uu, t_uv, t_vv, w_g[C];
 };
 
-// upstream: the image's gradient, planar; rows and channels so many floats apart.
-template <int G, int C>
-KERNEL Sums<G, C> gather(const Record<C>& g, const Box& box, const float* upstream, long long row_stride,
-                         long long channel_stride) {
-  Sums<G, C> sums = {};
+// Adds the pixels of the box's rows y0 .. y1. rows: gives the Row of a y. upstream: the image's gradient, planar, rows and
+// channels so many floats apart.
+template <int G, int C, class RowsOfG>
+KERNEL void gather(Sums<G, C>& sums, const Record<C>& g, const Box& box, int y0, int y1, const RowsOfG& rows,
+                   const float* upstream, int row_stride, long long channel_stride) {
   for (int x = box.x0(); x <= box.x1(); x += G) {
     const Ints<G> column = x + lane_index<G>();
     const auto inside = column <= box.x1();
     const Floats<G> u0 = column_term<G, C>(g, column, box.x1());
-    const float* from = upstream + box.y0() * row_stride + x;
-    for (int y = box.y0(); y <= box.y1(); ++y, from += row_stride) {
-      const float dy = (float)y - g.mu_y, v = g.d * dy;
-      const Floats<G> u = fused(broadcast<G>(g.b), broadcast<G>(dy), u0);
-      const Floats<G> w = weight(u, broadcast<G>(-v * v));
+    const float* from = upstream + (long long)y0 * row_stride + x;
+    UNROLL_TWICE
+    for (int y = y0; y <= y1; ++y, from += row_stride) {
+      const Row row = rows(y);
+      const Floats<G> u = row.by + u0, v = broadcast<G>(row.v), w = weight(u, broadcast<G>(row.minus_vv));
       Floats<G> t = broadcast<G>(0.0f);
+      UNROLL
       for (int c = 0; c < C; ++c) {
         const Floats<G> upstream_c = load<G>(from + c * channel_stride, inside);
         sums.w_g[c] = fused(w, upstream_c, sums.w_g[c]);
@@ -163,11 +195,10 @@ KERNEL Sums<G, C> gather(const Record<C>& g, const Box& box, const float* upstre
       sums.t_u += t_u;
       sums.t_v += t_v;
       sums.t_uu = fused(t_u, u, sums.t_uu);
-      sums.t_uv = fused(t_u, broadcast<G>(v), sums.t_uv);
-      sums.t_vv = fused(t_v, broadcast<G>(v), sums.t_vv);
+      sums.t_uv = fused(t_u, v, sums.t_uv);
+      sums.t_vv = fused(t_v, v, sums.t_vv);
     }
   }
-  return sums;
 }
 
 template <int G> struct Gradients {

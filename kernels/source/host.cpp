@@ -15,23 +15,13 @@ constexpr int LANES = 4;
 
 constexpr int BLOCK = 64;  // Gaussians prepared at a time
 constexpr int SLICE = 8192;  // Gaussians of a task outside the drawing
-constexpr int MAX_BAND_ROWS = 128;
+constexpr int MAX_TABLE_ROWS = 128;
 static_assert(BLOCK % LANES == 0 && SLICE % LANES == 0);
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-// Mirrored by `kernels.host`.
-struct Scene {
-  const float *mu, *sigma, *rho, *color;  // (B, N, 2), (B, N, 2), (B, N), (B, N, all_channels)
-  const int32_t* sizes;                   // (B, 2), or null: all images fill the canvas
-  const float* windows;                   // (B, 2)
-  int64_t batch, count;
-  int32_t height, width;
-  int32_t all_channels, first_channel, channels;  // 1 to 4 of them are handled per call
-  float k;
-};
-
-// Lists of the Gaussians that touch each band of rows: offsets (B, bands, slices), rows (B, N), entries.
+// Lists of the Gaussians that touch each band of rows; mirrored by `kernels.host`. offsets: (B, bands, slices);
+// rows: (B, N), first and last.
 struct Lists {
   int32_t bands, band_rows;
   int64_t slices;  // per image
@@ -39,13 +29,6 @@ struct Lists {
   uint32_t* rows;
   int32_t* members;
 };
-
-static Limits limits_of(const Scene& scene, int64_t image) {
-  const float* window = scene.windows + 2 * image;
-  const int32_t canvas[2] = {scene.height, scene.width};
-  const int32_t* size = scene.sizes ? scene.sizes + 2 * image : canvas;
-  return {(float)size[0], (float)size[1], window[0], window[1], scene.k};
-}
 
 // The parameters of Gaussians, one in each lane.
 struct Parameters {
@@ -120,6 +103,23 @@ static void fill_slice(const Scene& scene, const Lists& lists, int64_t image, in
   }
 }
 
+// The rows y0 .. y1 of a Gaussian.
+struct RowTable {
+  int y0;
+  float by[MAX_TABLE_ROWS + LANES], v[MAX_TABLE_ROWS + LANES], minus_vv[MAX_TABLE_ROWS + LANES];
+
+  KERNEL Row operator()(int y) const { return {by[y - y0], v[y - y0], minus_vv[y - y0]}; }
+  template <int C> KERNEL void fill(const Record<C>& g, int first, int last) {
+    y0 = first;
+    for (int r = 0; r <= last - first; r += LANES) {
+      const Floats<LANES> dy = to_float(first + r + lane_index<LANES>()) - g.mu_y, own = g.d * dy;
+      store(by + r, g.b * dy);
+      store(v + r, own);
+      store(minus_vv + r, -own * own);
+    }
+  }
+};
+
 // ---- drawing --------------------------------------------------------------------------------------------------------
 
 // Room for a band: channels of a row side by side, each with space for a vector that begins in the last column.
@@ -128,18 +128,15 @@ static int64_t row_floats(int32_t width) { return (width + 2 * LANES - 1) / LANE
 // Adds a Gaussian to rows y0 .. y1 of a band whose first row is `top`.
 template <int C>
 KERNEL void add_rows(const Record<C>& g, const Box& box, int y0, int y1, int top, float* band, int64_t stride,
-                     float* by, float* minus_vv) {
-  const int rows = y1 - y0 + 1;
-  for (int r = 0; r < rows; r += LANES) {
-    const Floats<LANES> dy = to_float(y0 + r + lane_index<LANES>()) - g.mu_y, v = g.d * dy;
-    store(by + r, g.b * dy);
-    store(minus_vv + r, -v * v);
-  }
+                     RowTable& rows) {
+  rows.fill(g, y0, y1);
   for (int x = box.x0(); x <= box.x1(); x += LANES) {
     const Floats<LANES> u0 = column_term<LANES, C>(g, x + lane_index<LANES>(), box.x1());
     float* to = band + (y0 - top) * C * stride + x;
-    for (int r = 0; r < rows; ++r, to += C * stride) {
-      const Floats<LANES> w = weight(by[r] + u0, broadcast<LANES>(minus_vv[r]));
+    for (int y = y0; y <= y1; ++y, to += C * stride) {
+      const Row row = rows(y);
+      const Floats<LANES> w = weight(row.by + u0, broadcast<LANES>(row.minus_vv));
+      UNROLL
       for (int c = 0; c < C; ++c) {
         float* sum = to + c * stride;
         store(sum, fused(w, broadcast<LANES>(g.color[c]), load<LANES>(sum)));
@@ -156,7 +153,7 @@ static void draw_band(const Scene& scene, const Lists& lists, int64_t image, int
   const int top = band * lists.band_rows;
   const int bottom = top + lists.band_rows < scene.height ? top + lists.band_rows : scene.height;
   memset(buffer, 0, sizeof(float) * (bottom - top) * C * stride);
-  float by[MAX_BAND_ROWS + LANES], minus_vv[MAX_BAND_ROWS + LANES];
+  RowTable rows;
   // Filling the lists moved every offset to the end of its own list, which is where the next one begins.
   const int64_t list = (image * lists.bands + band) * lists.slices;
   const int64_t start = list ? lists.offsets[list - 1] : 0, stop = lists.offsets[list + lists.slices - 1];
@@ -173,7 +170,7 @@ static void draw_band(const Scene& scene, const Lists& lists, int64_t image, int
     for (int m = 0; m < members; ++m) {
       const Box& box = block.boxes[m];
       const int y0 = box.y0() > top ? box.y0() : top, y1 = box.y1() < bottom - 1 ? box.y1() : bottom - 1;
-      add_rows<C>(block.records[m], box, y0, y1, top, buffer, stride, by, minus_vv);
+      add_rows<C>(block.records[m], box, y0, y1, top, buffer, stride, rows);
     }
   }
   for (int c = 0; c < C; ++c)
@@ -190,12 +187,12 @@ struct Outputs {
 
 // upstream: planar, rows padded to row_stride floats, at least LANES beyond the last pixel.
 template <int C>
-static void gather_slice(const Scene& scene, int64_t image, int64_t slice, const float* upstream, int64_t row_stride,
+static void gather_slice(const Scene& scene, int64_t image, int64_t slice, const float* upstream, int32_t row_stride,
                          const Outputs& out) {
   const Limits limits = limits_of(scene, image);
   const int64_t first = image * scene.count, start = slice * SLICE;
   const int64_t stop = start + SLICE < scene.count ? start + SLICE : scene.count;
-  const int64_t plane = scene.height * row_stride;
+  const int64_t plane = (int64_t)scene.height * row_stride;
   upstream += (image * scene.all_channels + scene.first_channel) * plane;
   for (int64_t i = start; i < stop; i += LANES) {
     const int members = (int)(stop - i < LANES ? stop - i : LANES);
@@ -203,12 +200,19 @@ static void gather_slice(const Scene& scene, int64_t image, int64_t slice, const
     for (int l = 0; l < LANES; ++l) index[l] = first + (l < members ? i + l : stop - 1);
     const Parameters p = read(scene, index);
     Block<C> block;
+    RowTable rows;
     write<C>(block, 0, scene, index,
              prepare<LANES>(p.mu_y, p.mu_x, p.sigma_y, p.sigma_x, p.rho, p.color_sum, limits));
     Floats<LANES> t_u, t_v, t_uu, t_uv, t_vv;
     for (int l = 0; l < members; ++l) {
-      const Sums<LANES, C> sums =
-          gather<LANES, C>(block.records[l], block.boxes[l], upstream, row_stride, plane);
+      const Record<C>& record = block.records[l];
+      const Box& box = block.boxes[l];
+      Sums<LANES, C> sums = {};
+      for (int y0 = box.y0(); y0 <= box.y1(); y0 += MAX_TABLE_ROWS) {
+        const int y1 = y0 + MAX_TABLE_ROWS <= box.y1() ? y0 + MAX_TABLE_ROWS - 1 : box.y1();
+        rows.fill(record, y0, y1);
+        gather(sums, record, box, y0, y1, rows, upstream, row_stride, plane);
+      }
       t_u[l] = group_sum<LANES>(sums.t_u), t_v[l] = group_sum<LANES>(sums.t_v);
       t_uu[l] = group_sum<LANES>(sums.t_uu), t_uv[l] = group_sum<LANES>(sums.t_uv);
       t_vv[l] = group_sum<LANES>(sums.t_vv);
@@ -280,7 +284,7 @@ EXPORT void asrbench_draw(const Scene* scene, const Lists* lists, float* buffer,
   }
 }
 
-EXPORT void asrbench_gather(const Scene* scene, const float* upstream, int64_t row_stride, const Outputs* out,
+EXPORT void asrbench_gather(const Scene* scene, const float* upstream, int32_t row_stride, const Outputs* out,
                             int64_t* next) {
   const int64_t slices = asrbench_slices(scene->count);
   for (int64_t task; take(next, scene->batch * slices, &task);)

@@ -16,6 +16,8 @@
 #if defined(__CUDACC__)  // NVRTC, nvcc, or the emulator of the tests
 
 #define KERNEL __device__ __forceinline__
+#define UNROLL _Pragma("unroll")
+#define UNROLL_TWICE _Pragma("unroll 2")  // of a long loop: more would cost registers
 
 template <int G> using Floats = float;
 template <int G> using Ints = int;
@@ -47,7 +49,7 @@ KERNEL int pick(int value, int lane) { return __shfl_sync(0xffffffffu, value, la
 KERNEL int lowest_bit(unsigned bits) { return __ffs((int)bits) - 1; }
 
 template <int G> KERNEL float group_sum(float value) {
-#pragma unroll
+  UNROLL
   for (int step = G / 2; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step, G);
   return value;
 }
@@ -68,6 +70,12 @@ KERNEL float exp2_negative(float x) {
 #include <cstring>
 
 #define KERNEL inline __attribute__((always_inline))
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 32")
+#endif
+#define UNROLL_TWICE
 #define EACH_LANE(l, V) for (unsigned l = 0; l < sizeof(V) / sizeof(float); ++l)
 
 template <int G> struct Group {
@@ -86,8 +94,18 @@ template <int G> KERNEL Ints<G> lane_index() {
 template <int G> KERNEL Floats<G> broadcast(float value) { return value - Floats<G>{}; }
 template <class I> KERNEL auto to_float(I value) { return __builtin_convertvector(value, Floats<sizeof(I) / 4>); }
 template <class F> KERNEL auto to_int(F value) { return __builtin_convertvector(value, Ints<sizeof(F) / 4>); }
+// Named instructions where compilers do not see them in the loop.
 template <class F> KERNEL F fused(F a, F b, F c) {
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+#if __has_builtin(__builtin_elementwise_fma)
+  return __builtin_elementwise_fma(a, b, c);
+#elif defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+#if defined(__AVX512F__)
+  if constexpr (sizeof(F) == 64) return __builtin_ia32_vfmaddps512_mask(a, b, c, -1, 4);
+#endif
+#if defined(__FMA__)
+  if constexpr (sizeof(F) == 32) return __builtin_ia32_vfmaddps256(a, b, c);
+  if constexpr (sizeof(F) == 16) return __builtin_ia32_vfmaddps(a, b, c);
+#endif
   F result;
   EACH_LANE(l, F) result[l] = __builtin_fmaf(a[l], b[l], c[l]);
   return result;
@@ -120,7 +138,7 @@ template <int G> KERNEL Floats<G> load(const float* from) {
 template <class F> KERNEL void store(float* to, F value) { memcpy(to, &value, sizeof value); }
 // Unlike on a GPU, all G places must exist; what lies where the mask is off does not matter.
 template <int G> KERNEL Floats<G> load(const float* from, Ints<G> mask) {
-  return (Floats<G>)((Ints<G>)load<G>(from) & mask);
+  return load<G>(from);
 }
 template <int G> KERNEL Ints<G> load(const int* from, Ints<G> mask) {
   Ints<G> value;
@@ -154,7 +172,7 @@ template <int G> KERNEL float group_sum(Floats<G> value) {
 template <class F> KERNEL F exp2_negative(F x) {
   using I = Ints<sizeof(F) / 4>;
   const F zero = {};
-  x = larger(x, zero - 126.0f);
+  const I in_range = x >= -126.0f;
   const F shifted = x + 12582912.0f;  // 1.5 2^23: the sum's last bits are round(x)
   const F f = x - (shifted - 12582912.0f);
   F p = fused(f, zero + 0.001327647245f, zero + 0.009675540961f);
@@ -162,10 +180,7 @@ template <class F> KERNEL F exp2_negative(F x) {
   p = fused(f, p, zero + 0.2402212024f);
   p = fused(f, p, zero + 0.6931469440f);
   p = fused(f, p, zero + 1.000000119f);
-  const F power = (F)((I)p + ((I)shifted << 23));
-  // What this gives at -126 and leaves every larger power unchanged: outside the box and where the true power
-  // underflows the result is 0, and no later operation meets a denormal number, which are slow.
-  return power - 1.17549449e-38f;
+  return (F)(((I)p + ((I)shifted << 23)) & in_range);
 }
 
 #endif
