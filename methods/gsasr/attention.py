@@ -64,6 +64,16 @@ def _offsets(window: int) -> tuple[Tensor, Tensor]:
     return y[:, None] - y, x[:, None] - x
 
 
+def per_window(x: Tensor, windows: int) -> Tensor:
+    """Repeat what the windows of an image share, (B, T, C), for each of them; (1, T, C) and (C,) broadcast anyway."""
+    return x if x.ndim == 1 or x.shape[0] in (1, windows) else x.repeat_interleave(windows // x.shape[0], 0)
+
+
+def add_scale(x: Tensor, scale: Tensor) -> Tensor:
+    """Add (C,), or (B, 1, C), one per image, to tokens (windows, T, C) or to the (1, T, C) that all windows share."""
+    return x + (scale if len(x) == 1 else per_window(scale, len(x)))
+
+
 class FeedForward(nn.Module):
     """Linear, ReLU, Linear, all `channels` wide."""
 
@@ -78,7 +88,7 @@ class FeedForward(nn.Module):
 
 
 class ScaleAttention(nn.Module):
-    """Attention to copies of the scale embedding: (C,) to the (C,) that every query receives."""
+    """Attention to copies of the scale embedding: (C,), or (B, 1, C), to what every query receives, of that shape."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -88,7 +98,7 @@ class ScaleAttention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, embedding: Tensor) -> Tensor:
-        value = len(embedding) * 2  # rows of in_proj: queries, keys, values
+        value = embedding.shape[-1] * 2  # rows of in_proj: queries, keys, values
         out: Tensor = self.out_proj(F.linear(embedding, self.in_proj_weight[value:], self.in_proj_bias[value:]))
         return out
 
@@ -115,7 +125,7 @@ class WindowAttention(nn.Module):
         return _fused(x, self.khead, self.vhead)
 
     def forward(self, x: Tensor, keys_values: Tensor | None = None) -> Tensor:
-        """x: (windows, T, C), or (1, T, C) for queries that all windows share.
+        """x: (windows, T, C), or (1, T, C) or (B, T, C) for queries that all windows or those of an image share.
 
         keys_values: of other tokens, (windows, T, 2 C); None: of x itself.
         """
@@ -124,7 +134,7 @@ class WindowAttention(nn.Module):
         else:
             parts = (self.qhead(x), *keys_values.chunk(2, dim=-1))
         windows = parts[-1].shape[0]
-        q, k, v = (self._split(p).expand(windows, -1, -1, -1) for p in parts)
+        q, k, v = (self._split(per_window(p, windows)).expand(windows, -1, -1, -1) for p in parts)
         mixed = _attention(q, k, v, self._bias())
         out: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
         return out
@@ -165,10 +175,13 @@ class CrossLayer(nn.Module):
         self.mlp_crossattn_feature = FeedForward(channels)
 
     def forward(self, x: Tensor, position: Tensor, scale: Tensor, keys_values: Tensor) -> Tensor:
-        """x: (windows or 1, T, C). position: (T, C). scale: (C,). keys_values: of the features, (windows, T, 2 C)."""
-        x = x + self.gs_cross_attn_scale(scale)
+        """x: (windows or 1, T, C). position: (T, C). scale: (C,), or (B, 1, C), one per image.
+
+        keys_values: of the features, (windows, T, 2 C).
+        """
+        x = add_scale(x, self.gs_cross_attn_scale(scale))
         x = x + self.mlp_crossattn_scale(self.norm2(x))
-        x = x + self.window_cross_attn(self.norm3(x) + position, keys_values)
+        x = per_window(x, len(keys_values)) + self.window_cross_attn(self.norm3(x) + position, keys_values)
         out: Tensor = x + self.mlp_crossattn_feature(self.norm4(x))
         return out
 
@@ -189,8 +202,8 @@ class SelfLayer(nn.Module):
         self.mlp_selfattn = FeedForward(channels)
 
     def forward(self, x: Tensor, scale: Tensor, size: tuple[int, int]) -> Tensor:
-        """x: (windows, T, C) of token images of size (h, w). scale: (C,)."""
-        x = x + self.gs_cross_attn_scale(scale)
+        """x: (windows, T, C) of token images of size (h, w). scale: (C,), or (B, 1, C), one per image."""
+        x = add_scale(x, self.gs_cross_attn_scale(scale))
         x = x + self.mlp_crossattn(self.norm4(x))
         x = x + self._attend(self.norm1(x), size)
         out: Tensor = x + self.mlp_selfattn(self.norm2(x))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -55,14 +57,14 @@ class Rendering:
         rounded = math.floor if self.canvas == "floor" else math.ceil
         return max(rounded(padded[0] * scale), out_size[0]), max(rounded(padded[1] * scale), out_size[1])
 
-    def window(self, canvas: tuple[int, int], scale: float) -> tuple[float, float] | Tensor | None:
+    def window(self, canvas: tuple[int, int], scale: float) -> tuple[float, float] | None:
         """Half-widths (y, x) in output pixels, inclusive; None: no window."""
         if self.lr_window is not None:
             return self.lr_window * scale, self.lr_window * scale
         if self.raster_ratio is not None:
-            return raster_ratio_to_window(self.raster_ratio, canvas)
+            return cast(tuple[float, float], raster_ratio_to_window(self.raster_ratio, canvas))
         dmax = self.dmax if self.dmax_mode == "fix" else (self.dmax + 2) / min(canvas)
-        return None if math.isinf(dmax) else dmax_to_window(dmax, canvas)
+        return None if math.isinf(dmax) else cast(tuple[float, float], dmax_to_window(dmax, canvas))
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,12 @@ class Gaussians:
     """(B, N, 3), peak RGB times opacity"""
 
 
-def activate(raw: Tensor, canvas: tuple[int, int], scale: float, step: float) -> Gaussians:
+def activate(raw: Tensor, canvas: tuple[int, int] | Tensor, scale: float | Tensor, step: float) -> Gaussians:
     """Activate the network's (B, N, 9) and convert them to pixels.
 
-    raw: sigma_y, sigma_x, rho, opacity, R, G, B, all before activation, mean x and y in [0, 1] of the canvas (H, W).
-    step: a sigma of 1 is 1 / step LR pixels. Centres follow the canvas, sigmas the nominal scale: the official way.
+    raw: sigma_y, sigma_x, rho, opacity, R, G, B, all before activation, mean x and y in [0, 1] of the canvas.
+    canvas: (H, W), or (B, 2). scale: one, or (B, 1, 1). step: a sigma of 1 is 1 / step LR pixels. Centres follow the
+    canvas, sigmas the nominal scale: the official way.
     """
     raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
     sigma, rho, opacity, rgb, mean = torch.split(raw, [2, 1, 1, 3, 2], dim=-1)
@@ -103,3 +106,24 @@ def render(
     g = activate(raw, canvas, scale, step)
     # Pixels do not know of each other: drawing the part that is kept equals drawing the canvas and cropping.
     return rasterize(g.mu, g.sigma, g.rho, g.color, out_size, window=how.window(canvas, scale), cutoff=how.cutoff)
+
+
+def render_each(
+    raw: Tensor,
+    out_sizes: Sequence[tuple[int, int]],
+    padded: tuple[int, int],
+    scales: Sequence[float],
+    step: float,
+    how: Rendering,
+) -> Tensor:
+    """Draw every image of a batch at its own size and scale, in one call of the rasterizer.
+
+    As `render`; returns (B, 3, max H, max W), zero beyond each image.
+    """
+    pairs = list(zip(out_sizes, scales, strict=True))
+    canvases = [how.canvas_size(padded, out_size, scale) for out_size, scale in pairs]
+    factors = torch.tensor(scales, dtype=torch.promote_types(raw.dtype, torch.float32), device=raw.device)
+    g = activate(raw, torch.tensor(canvases, device=raw.device), factors[:, None, None], step)
+    windows = [how.window(canvas, scale) for canvas, scale in zip(canvases, scales, strict=True)]
+    window = None if None in windows else torch.tensor(windows, dtype=torch.float64)
+    return rasterize(g.mu, g.sigma, g.rho, g.color, torch.tensor(out_sizes), window=window, cutoff=how.cutoff)

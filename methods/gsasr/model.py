@@ -9,7 +9,7 @@ the decoder's modules bear its names.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, cast
 
@@ -20,7 +20,7 @@ from methods.base import SRMethod, square_scale
 from methods.encoders.edsr import conv3x3
 from methods.errors import UserError
 from methods.gsasr.attention import CrossBlock, SelfBlock, set_order_index, to_image
-from methods.gsasr.gaussians import Rendering, render
+from methods.gsasr.gaussians import Rendering, render, render_each
 from methods.gsasr.heads import HEADS, head, predict, up_net
 from methods.padding import pad_to_multiple
 
@@ -98,12 +98,17 @@ class GSASR(SRMethod):
         blocks = cast(Iterable[CrossBlock], self.window_crossattn_blocks)
         return Encoded(size, [block.keys_values(features) for block in blocks])
 
-    def gaussians(self, feat: Encoded, scale: float, *, chunk: int | None = None) -> Tensor:
-        """Predict the Gaussians for a scale, raw (B, N, 9), row-major over a grid of prod(up)^2 per padded LR pixel.
+    def gaussians(self, feat: Encoded, scale: float | Sequence[float], *, chunk: int | None = None) -> Tensor:
+        """Predict the Gaussians for a scale, or for one per image: raw (B, N, 9), row-major over a grid.
+
+        The grid holds prod(up)^2 per padded LR pixel.
 
         Columns: sigma y, x, rho, opacity, R, G, B, all before activation, and mean x, y in [0, 1] of the padded image.
         """
-        embedding = self.scale_mlp(self.gs_embedding.new_tensor([1 / scale]))
+        if isinstance(scale, Sequence):
+            embedding = self.scale_mlp(self.gs_embedding.new_tensor([[[1 / one]] for one in scale]))
+        else:
+            embedding = self.scale_mlp(self.gs_embedding.new_tensor([1 / scale]))
         x = self.gs_embedding[None]
         for block, keys_values in zip(self.window_crossattn_blocks, feat.keys_values, strict=True):
             x = block(x, self.pos_embedding, embedding, keys_values)
@@ -120,6 +125,14 @@ class GSASR(SRMethod):
         factor = square_scale(scale, "GSASR")
         raw = self.gaussians(feat, factor, chunk=chunk)
         return render(raw, out_size, feat.size, factor, self.step, self.rendering)
+
+    def render_each(self, feat: Encoded, out_sizes: Sequence[tuple[int, int]], scales: Sequence[float]) -> Tensor:
+        """Render the images of a batch each at its own size and scale, as training does.
+
+        out_sizes: B times (H, W). scales: B nominal scales. Returns (B, 3, max H, max W), zero beyond each image.
+        """
+        raw = self.gaussians(feat, scales)
+        return render_each(raw, out_sizes, feat.size, scales, self.step, self.rendering)
 
     def reference_arrays(self, lr: Tensor, out_size: tuple[int, int], scale: tuple[float, float]) -> dict[str, Tensor]:
         feat, factor = self.encode(lr), square_scale(scale, "GSASR")

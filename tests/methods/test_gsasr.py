@@ -210,3 +210,25 @@ def test_a_window_that_users_set_replaces_the_checkpoint_s():
         assert model.rendering.lr_window is None
         with torch.inference_mode():
             assert not torch.equal(model(lr, (24, 24), 2), shipped(lr, (24, 24), 2))
+
+
+@pytest.mark.parametrize("window", [{"dmax": 0.3}, {"lr_window": 3.0}, {"dmax": float("inf")}])
+def test_a_batch_of_several_sizes_and_scales_equals_one_by_one(make, window):
+    model, lr = make(**window), images(3, 3, 12, 24)
+    scales, sizes = [1.5, 4.0, 2.75], [(18, 36), (48, 96), (33, 66)]
+    together = model.render_each(model.encode(lr), sizes, scales)
+    assert together.shape == (3, 3, 48, 96)
+    upstream = torch.randn(together.shape, dtype=together.dtype, generator=torch.Generator().manual_seed(2))
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    grads = torch.autograd.grad((together * upstream).sum(), parameters, allow_unused=True)
+    loss = 0
+    for i, ((height, width), scale) in enumerate(zip(sizes, scales, strict=True)):
+        alone = model(lr[i : i + 1], (height, width), scale)[0]
+        assert relative(together[i, :, :height, :width], alone) < 1e-11
+        assert together[i, :, height:].eq(0).all()
+        assert together[i, :, :, width:].eq(0).all()
+        loss = loss + (alone * upstream[i, :, :height, :width]).sum()
+    separate = torch.autograd.grad(loss, parameters, allow_unused=True)
+    largest = max(grad.abs().max() for grad in separate if grad is not None)  # some have none but rounding
+    for ours, theirs in zip(grads, separate, strict=True):
+        assert ours is None or (ours - theirs).abs().max() < 1e-9 * largest
