@@ -116,7 +116,8 @@ asrbench_gather(Scene scene, const float* upstream, float* mu, float* sigma, flo
   const long long plane = (long long)scene.height * scene.width;
   const float* from = upstream + (n / scene.count * scene.all_channels + scene.first_channel) * plane;
   Sums<L, C> sums = {};
-  gather(sums, one.record, box, box.y0(), box.y1(), Rows<C>{one.record}, from, scene.width, plane);
+  Rows<C> rows = {one.record};
+  gather(sums, one.record, box, box.y0(), box.y1(), rows, from, scene.width, plane);
   const float t_u = group_sum<L>(sums.t_u), t_v = group_sum<L>(sums.t_v);
   const float t_uu = group_sum<L>(sums.t_uu), t_uv = group_sum<L>(sums.t_uv), t_vv = group_sum<L>(sums.t_vv);
   float w_g[C];

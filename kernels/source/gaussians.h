@@ -114,6 +114,10 @@ template <int C> struct Rows {
     const float dy = (float)y - g.mu_y, v = g.d * dy;
     return {g.b * dy, v, -v * v};
   }
+  template <int G> KERNEL void enter_column(Floats<G>, int, int) const {}
+  template <int G> KERNEL Floats<G> weights(const Row& row, int, Floats<G> u) const {
+    return weight(u, broadcast<G>(row.minus_vv));
+  }
 };
 
 // How a group of G lanes covers a patch of pixels: `across` lanes side by side, G / across rows of them, `down` times.
@@ -169,20 +173,21 @@ template <int G, int C> struct Sums {
   Floats<G> t_u, t_v, t_uu, t_uv, t_vv, w_g[C];
 };
 
-// Adds the pixels of the box's rows y0 .. y1. rows: gives the Row of a y. upstream: the image's gradient, planar, rows and
+// Adds the pixels of the box's rows y0 .. y1. rows: gives the Row of a y and the weights in its pixels. upstream: the image's gradient, planar, rows and
 // channels so many floats apart.
 template <int G, int C, class RowsOfG>
-KERNEL void gather(Sums<G, C>& sums, const Record<C>& g, const Box& box, int y0, int y1, const RowsOfG& rows,
+KERNEL void gather(Sums<G, C>& sums, const Record<C>& g, const Box& box, int y0, int y1, RowsOfG& rows,
                    const float* upstream, int row_stride, long long channel_stride) {
   for (int x = box.x0(); x <= box.x1(); x += G) {
     const Ints<G> column = x + lane_index<G>();
     const auto inside = column <= box.x1();
     const Floats<G> u0 = column_term<G, C>(g, column, box.x1());
     const float* from = upstream + (long long)y0 * row_stride + x;
+    rows.template enter_column<G>(u0, y0, y1);
     UNROLL_TWICE
     for (int y = y0; y <= y1; ++y, from += row_stride) {
       const Row row = rows(y);
-      const Floats<G> u = row.by + u0, v = broadcast<G>(row.v), w = weight(u, broadcast<G>(row.minus_vv));
+      const Floats<G> u = row.by + u0, v = broadcast<G>(row.v), w = rows.template weights<G>(row, y, u);
       Floats<G> t = broadcast<G>(0.0f);
       UNROLL
       for (int c = 0; c < C; ++c) {

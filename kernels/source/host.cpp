@@ -103,12 +103,18 @@ static void fill_slice(const Scene& scene, const Lists& lists, int64_t image, in
   }
 }
 
-// The rows y0 .. y1 of a Gaussian.
+// The rows y0 .. y1 of a Gaussian, and the weights in the column of lanes that was entered last: computing them in a loop
+// of their own leaves enough registers to both loops.
 struct RowTable {
   int y0;
   float by[MAX_TABLE_ROWS + LANES], v[MAX_TABLE_ROWS + LANES], minus_vv[MAX_TABLE_ROWS + LANES];
+  Floats<LANES> column[MAX_TABLE_ROWS];
 
   KERNEL Row operator()(int y) const { return {by[y - y0], v[y - y0], minus_vv[y - y0]}; }
+  template <int G> KERNEL void enter_column(Floats<G> u0, int first, int last) {
+    for (int r = 0; r <= last - first; ++r) column[r] = weight(by[r] + u0, broadcast<G>(minus_vv[r]));
+  }
+  template <int G> KERNEL Floats<G> weights(const Row&, int y, Floats<G>) const { return column[y - y0]; }
   template <int C> KERNEL void fill(const Record<C>& g, int first, int last) {
     y0 = first;
     for (int r = 0; r <= last - first; r += LANES) {
