@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from kernels.build import host_library
+from kernels.build import HostLibrary, host_library
 from kernels.native import NativeScene, channel_groups, native_scene
 from kernels.scene import Gradients, Scene
 
@@ -51,7 +51,7 @@ def library() -> ctypes.CDLL:
     Raises:
         BuildError: there is no library for this processor and none can be built.
     """
-    loaded = ctypes.CDLL(str(host_library().path))
+    loaded = ctypes.CDLL(str(_found().path))
     loaded.asrbench_slices.argtypes, loaded.asrbench_slices.restype = (c_int64,), c_int64
     loaded.asrbench_buffer_floats.argtypes, loaded.asrbench_buffer_floats.restype = (c_int32,) * 3, c_int64
     loaded.asrbench_accumulate.restype = c_int64
@@ -60,7 +60,12 @@ def library() -> ctypes.CDLL:
 
 def origin() -> str:
     """Say where the library came from."""
-    return host_library().origin
+    return _found().origin
+
+
+@cache
+def _found() -> HostLibrary:
+    return host_library()
 
 
 def render(scene: Scene) -> Tensor:

@@ -253,7 +253,8 @@ static bool take(int64_t* next, int64_t tasks, int64_t* task) {
     case 4: { constexpr int C = 4; call; break; } \
   }
 
-EXPORT int asrbench_abi() { return 1; }
+// A number made of the sources, given on the command line: a library built from others is not ours.
+EXPORT int asrbench_abi() { return ASRBENCH_ABI; }
 EXPORT int asrbench_lanes() { return LANES; }
 EXPORT int64_t asrbench_slices(int64_t count) { return (count + SLICE - 1) / SLICE; }
 EXPORT int64_t asrbench_buffer_floats(int32_t band_rows, int32_t channels, int32_t width) {
