@@ -6,6 +6,7 @@ import hashlib
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -122,14 +123,30 @@ def _gpu() -> Iterator[Finding]:
 
 
 def _rasterizer() -> Iterator[Finding]:
+    import torch
+
+    yield from _rasterizer_on("cpu", "rasterizer")
+    if torch.cuda.is_available():
+        yield from _rasterizer_on("cuda", "rasterizer on the GPU")
+
+
+def _rasterizer_on(device: str, check: str) -> Iterator[Finding]:
     from kernels import available_backends, choose
+    from kernels.backends import missing_backends
 
     try:
-        chosen = choose()
-    except ValueError as error:
-        yield Finding("rasterizer", "problem", f"{error}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # the note below says the same
+            chosen = choose(device)
+    except (ValueError, RuntimeError) as error:
+        yield Finding(check, "problem", f"{error}")
         return
-    yield Finding("rasterizer", "ok", f"{chosen.name} ({chosen.reason}); here are {', '.join(available_backends())}.")
+    missing = missing_backends(device)
+    sentence = f"{chosen.name} ({chosen.reason}); here are {', '.join(available_backends(device))}."
+    yield Finding(check, "note" if missing else "ok", sentence)
+    for name, why in missing.items():
+        if f"{name} {why}" not in f"{chosen.reason}.":
+            yield Finding(check, "note", f"{name} {why}")
 
 
 def _writable(out: Path) -> Iterator[Finding]:

@@ -29,6 +29,7 @@ VARIABLES = (
     "PYTORCH_ALLOC_CONF",
     "PYTORCH_CUDA_ALLOC_CONF",
     "ASRBENCH_RASTERIZER",
+    "ASRBENCH_CACHE",
 )
 """Environment variables that can change speed, memory or the last digits."""
 

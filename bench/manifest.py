@@ -54,6 +54,7 @@ class Manifest:
     compute: Mapping[str, Any]
     """Device, type, determinism, threads."""
     rasterizer: Mapping[str, Any]
+    """Name of the backend and why it was taken, for native code with what compiled it."""
     environment: Mapping[str, Any]
     problems: tuple[str, ...]
     """Why some cells could not run."""

@@ -1,7 +1,8 @@
 """The additive 2D Gaussian rasterizer, usable without the rest of the suite: `from kernels import rasterize`."""
 
+from kernels.backends import BACKEND_VARIABLE, Choice, available_backends, choose
 from kernels.coordinates import dmax_to_window, from_kernel_units, from_unit, raster_ratio_to_window
-from kernels.rasterize import BACKEND_VARIABLE, Choice, available_backends, choose, rasterize
+from kernels.rasterize import rasterize
 
 __all__ = [
     "BACKEND_VARIABLE",

@@ -37,6 +37,7 @@ _LEVELS = {"v4": _V4, "v3": _V3, "v2": _V2}
 """What /proc/cpuinfo lists where the levels of x86-64 can run, best first."""
 _CEILINGS = {"AVX2": "v3", "DEFAULT": "v2", "NO AVX": "v2"}
 """By what PyTorch takes this CPU for, as users can make it refrain from more."""
+_NO_COMPILER = "no working C++ compiler (looked for $CXX, g++, clang++, c++)."
 _MACRO = re.compile(r"^#define (__\w+__) (.*)$", re.MULTILINE)
 _log = logging.getLogger(__name__)
 
@@ -67,7 +68,10 @@ def host_library(source: Path = SOURCE, prebuilt: Path = PREBUILT) -> HostLibrar
             _log.warning("ignoring the prebuilt library %s: %s", path, problem)
         else:
             return HostLibrary(path, f"prebuilt for {cpu}")
-    compiler = _find_compiler()
+    try:
+        compiler = _find_compiler()
+    except BuildError:
+        raise BuildError(f"There is no prebuilt library for this CPU and {_NO_COMPILER}") from None
     key = digest(_text(source), *FLAGS, *compiler.native, compiler.macros)
     built = cached(
         f"{source.stem}{_suffix()}",
@@ -167,9 +171,7 @@ def _find_compiler() -> _Compiler:
                 code, macros = _run([*words, *native, "-dM", "-E", "-x", "c++", os.devnull], {})
                 if code == 0:
                     return _Compiler(command, native, macros)
-    raise BuildError(
-        "There is no prebuilt library for this CPU and no working C++ compiler (looked for $CXX, g++, clang++, c++)."
-    )
+    raise BuildError(f"There is {_NO_COMPILER}")
 
 
 def _native_options() -> list[tuple[str, ...]]:

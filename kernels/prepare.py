@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from kernels.scene import Scene
 
 MAX_SIDE = 65535
 """Largest side of an image in pixels."""
@@ -15,29 +19,34 @@ FARTHEST = 1e16
 Pair = tuple[Tensor, Tensor]
 
 
-def boxes(
-    mu: Tensor, sigma: Tensor, rho: Tensor, color: Tensor, sizes: Tensor, window: Tensor | None, cutoff: float
-) -> Tensor:
+def boxes(scene: Scene) -> Tensor:
     """Intersect each Gaussian's cut-off box and window with its image.
 
-    mu, sigma: (B, N, 2) in pixels; rho: (B, N); color: (B, N, C); sizes: (B, 2) as H, W; window: (1 or B, 2).
     Returns (2, 2, B, N) int32: [first, last] x [y, x], inclusive; (0, -1) on both axes where no pixel is touched.
     """
     # One axis at a time: arrays of (B, N) are several times faster here than reductions over pairs.
-    centers, spreads = _axes(mu.detach()), _axes(sigma.detach())
-    hit = _well_formed(centers, spreads, rho.detach(), color.detach().sum(-1))
+    centers, spreads = _axes(scene.mu), _axes(scene.sigma)
+    hit = _well_formed(centers, spreads, scene.rho, scene.color.sum(-1))
     edges = []
     for axis, (center, spread) in enumerate(zip(centers, spreads, strict=True)):
-        reach = spread * math.sqrt(2 * cutoff) if cutoff < math.inf else torch.full_like(spread, math.inf)
-        if window is not None:
-            reach = torch.minimum(reach, window[:, axis, None].to(reach))
+        unlimited = scene.cutoff == math.inf
+        reach = torch.full_like(spread, math.inf) if unlimited else spread * math.sqrt(2 * scene.cutoff)
+        if scene.window:
+            reach = reach.clamp(max=_per_image(scene.window, axis, reach))
         first = torch.ceil(center - reach).clamp_(min=0)
-        last = torch.minimum(torch.floor(center + reach), sizes[:, axis, None].to(reach) - 1)
+        last = torch.floor(center + reach).clamp_(max=_per_image(scene.sizes or (scene.canvas,), axis, reach) - 1)
         hit &= first <= last
         edges.append((first, last))
     (y0, y1), (x0, x1) = edges
     box = torch.stack([torch.where(hit, edge, empty) for edge, empty in ((y0, 0), (x0, 0), (y1, -1), (x1, -1))])
     return box.to(torch.int32).view(2, 2, *hit.shape)
+
+
+def _per_image(pairs: Sequence[tuple[float, float]], axis: int, like: Tensor) -> Any:
+    """One axis of the pairs as a limit for `like` (B, N): a number if all images share it, else (B, 1)."""
+    if len(set(pairs)) == 1:
+        return min(pairs[0][axis], torch.finfo(like.dtype).max)  # PyTorch refuses larger numbers, save inf
+    return torch.tensor([pair[axis] for pair in pairs], dtype=like.dtype, device=like.device)[:, None]
 
 
 def _axes(pairs: Tensor) -> Pair:

@@ -1,56 +1,14 @@
-"""The public operator: checks, choice of backend, dispatch."""
+"""The public operator: its contract and its checks."""
 
 from __future__ import annotations
 
-import logging
-import os
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from kernels.prepare import MAX_SIDE, boxes
-from kernels.reference import rasterize_dense
-from kernels.tiled import rasterize_tiled
-
-BACKEND_VARIABLE = "ASRBENCH_RASTERIZER"
-"""Environment variable that replaces `backend="auto"`."""
-
-_BACKENDS = {"torch": rasterize_tiled, "reference": rasterize_dense}
-_TITLES = {
-    "torch": "tiled PyTorch, any device, forward and backward",
-    "reference": "dense PyTorch, the specification, small images only",
-}
-_log = logging.getLogger(__name__)
-_announced: set[Choice] = set()
-
-
-class Choice(NamedTuple):
-    """A backend and why it was taken."""
-
-    name: str
-    reason: str
-
-
-def available_backends() -> dict[str, str]:
-    """The backends that can run here, each with a line on what it is, fastest first."""
-    return dict(_TITLES)
-
-
-def choose(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, backend: str = "auto") -> Choice:
-    """Say which backend `rasterize` takes for inputs of this device and dtype.
-
-    Raises:
-        ValueError: the backend, or the one that ASRBENCH_RASTERIZER names, does not exist.
-    """
-    if backend != "auto":
-        return Choice(_known(backend, "backend"), "asked for by the caller")
-    forced = os.environ.get(BACKEND_VARIABLE, "auto")
-    if forced not in ("", "auto"):
-        return Choice(_known(forced, BACKEND_VARIABLE), f"forced by {BACKEND_VARIABLE}")
-    if dtype == torch.float64:
-        return Choice("reference", "float64 inputs ask for the specification")
-    return Choice("torch", f"serves every device, here {torch.device(device).type}")
+from kernels.ops import draw
+from kernels.prepare import MAX_SIDE
 
 
 def rasterize(
@@ -63,6 +21,7 @@ def rasterize(
     window: tuple[float, float] | Tensor | None = None,
     cutoff: float = 14.0,
     backend: str = "auto",
+    capacity: int | None = None,
 ) -> Tensor:
     """Sum 2D Gaussians into images; differentiable once, deterministic.
 
@@ -80,6 +39,9 @@ def rasterize(
         window: largest |dy| and |dx| in pixels that count, inclusive: a pair, or (B, 2), one per image; None: no limit.
         cutoff: E >= 0: pixels beyond sqrt(2 E) standard deviations on either axis are dropped; inf: none.
         backend: "auto", or a name from `available_backends`; see `choose`.
+        capacity: upper bound of list entries of the nvrtc backend, avoids its one host synchronisation so that the call
+            can be captured in a CUDA graph; an image whose lists did not fit is filled with NaN. Other backends ignore
+            it.
 
     Returns:
         (B, C, H, W), or (B, C, max H, max W). float32, computed in float32; float64 if any input is. A Gaussian with a
@@ -87,33 +49,20 @@ def rasterize(
 
     Raises:
         TypeError: an input is not a floating-point tensor, or out_size not of integers.
-        ValueError: shapes, devices, out_size, window, cutoff or backend do not fit.
+        ValueError: shapes, devices, out_size, window, cutoff, capacity or backend do not fit.
+        RuntimeError: the backend that was asked for cannot run here, or gradients are differentiated again.
     """
     _check_tensors(mu, sigma, rho, color)
-    sizes, canvas = _sizes(out_size, mu)
+    canvas, sizes = _sizes(out_size, mu.shape[0])
+    half_widths = _window(window, mu.shape[0])
     if not cutoff >= 0:
         raise ValueError(f"cutoff must be 0 or more, not {cutoff}.")
+    if capacity is not None and not capacity >= 1:
+        raise ValueError(f"capacity must be 1 or more, not {capacity}.")
     dtype = torch.float64 if torch.float64 in (mu.dtype, sigma.dtype, rho.dtype, color.dtype) else torch.float32
-    limit = _window(window, mu, dtype)
-    choice = choose(mu.device, dtype, backend)
-    _announce(choice)
-    mu, sigma, rho, color = (value.to(dtype) for value in (mu, sigma, rho, color))
-    # Positions and exponents need the full precision that autocast would take away.
-    with torch.autocast(mu.device.type, enabled=False):
-        box = boxes(mu, sigma, rho, color, sizes, limit, cutoff)
-        return _BACKENDS[choice.name](mu, sigma, rho, color, box, canvas)
-
-
-def _known(name: str, source: str) -> str:
-    if name not in _BACKENDS:
-        raise ValueError(f"{source} names the rasterizer {name!r}; there are auto, {', '.join(_BACKENDS)}.")
-    return name
-
-
-def _announce(choice: Choice) -> None:
-    if choice not in _announced:
-        _announced.add(choice)
-        _log.info("rasterizer: %s (%s)", *choice)
+    inputs = (value.to(dtype) for value in (mu, sigma, rho, color))
+    image: Tensor = draw(*inputs, canvas, sizes, half_widths, float(cutoff), backend, capacity)
+    return image
 
 
 def _check_tensors(mu: Tensor, sigma: Tensor, rho: Tensor, color: Tensor) -> None:
@@ -135,27 +84,41 @@ def _check_tensors(mu: Tensor, sigma: Tensor, rho: Tensor, color: Tensor) -> Non
         raise ValueError(f"The inputs must be on one device, not {sorted({str(v.device) for v in named.values()})}.")
 
 
-def _sizes(out_size: tuple[int, int] | Tensor, mu: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """(B, 2) sizes of the images and (H, W) of the canvas that holds them."""
-    sizes = torch.as_tensor(out_size)
-    if sizes.is_floating_point() or sizes.is_complex() or sizes.dtype == torch.bool:
-        raise TypeError(f"out_size must hold integers, not {sizes.dtype}.")
-    if tuple(sizes.shape) not in ((2,), (mu.shape[0], 2)):
-        raise ValueError(f"out_size must be (H, W) or of the shape ({mu.shape[0]}, 2), not {tuple(sizes.shape)}.")
-    height, width = (int(side) for side in sizes.reshape(-1, 2).amax(0)) if sizes.numel() else (1, 1)
-    if sizes.numel() and (int(sizes.min()) < 1 or max(height, width) > MAX_SIDE):
-        raise ValueError(f"Sides of out_size must lie between 1 and {MAX_SIDE}, not {sizes.tolist()}.")
-    return sizes.to(mu.device).expand(mu.shape[0], 2), (height, width)
+def _sizes(out_size: tuple[int, int] | Tensor, batch: int) -> tuple[list[int], list[int] | None]:
+    """[H, W] of the canvas, and H, W of one image after the other if some do not fill it."""
+    if _is_pair(out_size, int):
+        sizes = [list(out_size)]
+    else:
+        values = torch.as_tensor(out_size)
+        if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+            raise TypeError(f"out_size must hold integers, not {values.dtype}.")
+        if tuple(values.shape) not in ((2,), (batch, 2)):
+            raise ValueError(f"out_size must be (H, W) or of the shape ({batch}, 2), not {tuple(values.shape)}.")
+        sizes = values.reshape(-1, 2).tolist()
+    canvas = [max([size[axis] for size in sizes], default=1) for axis in (0, 1)]
+    if any(side < 1 for size in sizes for side in size) or max(canvas) > MAX_SIDE:
+        shown = sizes if len(sizes) > 1 else sizes[0]
+        raise ValueError(f"Sides of out_size must lie between 1 and {MAX_SIDE}, not {shown}.")
+    return canvas, None if all(size == canvas for size in sizes) else [side for size in sizes for side in size]
 
 
-def _window(window: tuple[float, float] | Tensor | None, mu: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """The half-widths as (1 or B, 2)."""
+def _window(window: tuple[float, float] | Tensor | None, batch: int) -> list[float] | None:
+    """The half-widths y, x, once or for one image after the other."""
     if window is None:
         return None
-    limit = torch.as_tensor(window, dtype=torch.float64)
-    if tuple(limit.shape) not in ((2,), (mu.shape[0], 2)):
-        shape = tuple(limit.shape)
-        raise ValueError(f"window must be (half_y, half_x) or of the shape ({mu.shape[0]}, 2), not {shape}.")
-    if not bool((limit >= 0).all()):
-        raise ValueError(f"window must not be negative or NaN: {limit.tolist()}.")
-    return limit.reshape(-1, 2).to(dtype).to(mu.device)
+    if _is_pair(window, int | float):
+        halves = [float(half) for half in window]
+    else:
+        values = torch.as_tensor(window, dtype=torch.float64)
+        if tuple(values.shape) not in ((2,), (batch, 2)):
+            shape = tuple(values.shape)
+            raise ValueError(f"window must be (half_y, half_x) or of the shape ({batch}, 2), not {shape}.")
+        halves = values.flatten().tolist()
+    if not all(half >= 0 for half in halves):
+        raise ValueError(f"window must not be negative or NaN: {halves}.")
+    return halves
+
+
+def _is_pair(value: object, kind: Any) -> bool:
+    """Whether these are plain numbers, which torch.compile follows, other than tensors."""
+    return isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(part, kind) for part in value)

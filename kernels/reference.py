@@ -1,31 +1,58 @@
-"""The specification: every Gaussian against every pixel, in plain differentiable PyTorch, any dtype."""
+"""The specification: every Gaussian against every pixel, in plain PyTorch, any dtype; differentiated automatically."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-PAIRS = 2**24
-"""Gaussian-pixel pairs held at a time where no gradient needs them all."""
+from kernels.prepare import boxes
+from kernels.scene import Gradients, Scene
+
+PAIRS = 2**22
+"""Gaussian-pixel pairs held at a time, about ten arrays of them for the gradients."""
 
 
-def rasterize_dense(
-    mu: Tensor, sigma: Tensor, rho: Tensor, color: Tensor, box: Tensor, canvas: tuple[int, int]
-) -> Tensor:
-    """Sum color * exp(-((a - rho b)^2 / ((1 - rho)(1 + rho)) + b^2) / 2) with a = dx / sigma_x, b = dy / sigma_y.
-
-    The arguments are those of `rasterize`; box: (2, 2, B, N) from `boxes`. Takes time, and with gradients memory, for
-    B * N * H * W pairs. Returns (B, C, H, W).
-    """
-    step = max(1, PAIRS // max(1, mu.shape[0] * canvas[0] * canvas[1]))
-    image = color.new_zeros(color.shape[0], color.shape[2], *canvas)
-    for start in range(0, max(1, mu.shape[1]), step):  # at least once, for the gradients of nothing
-        part = slice(start, start + step)
-        image = image + _dense(mu[:, part], sigma[:, part], rho[:, part], color[:, part], box[..., part], canvas)
+def render(scene: Scene) -> Tensor:
+    """Draw the scene in time proportional to B * N * H * W. Returns (B, C, H, W)."""
+    box, image = boxes(scene), scene.color.new_zeros(*scene.color.shape[::2], *scene.canvas)
+    for part in _parts(scene):
+        image += _dense(box[..., part], scene.canvas, *_gaussians(scene, part))
     return image
 
 
-def _dense(mu: Tensor, sigma: Tensor, rho: Tensor, color: Tensor, box: Tensor, canvas: tuple[int, int]) -> Tensor:
+def gradients(scene: Scene, grad_image: Tensor) -> Gradients:
+    """Differentiate `render` by mu, sigma, rho and color, given the upstream gradient (B, C, H, W)."""
+    found = []
+    # PyTorch runs the insides of operators with differentiation off; this turns it on whatever the surroundings.
+    with torch.inference_mode(False), torch.enable_grad():
+        box = boxes(scene)
+        for part in _parts(scene):
+            leaves = [value.clone().requires_grad_() for value in _gaussians(scene, part)]
+            image = _dense(box[..., part], scene.canvas, *leaves)
+            found.append(torch.autograd.grad(image, leaves, grad_image))
+    mu, sigma, rho, color = (torch.cat(values, 1) for values in zip(*found, strict=True))
+    return mu, sigma, rho, color
+
+
+def _parts(scene: Scene) -> Iterator[slice]:
+    """Cut the Gaussians where their pairs would exceed PAIRS; at least one part, if empty."""
+    batch, count = scene.rho.shape
+    step = max(1, PAIRS // max(1, batch * scene.canvas[0] * scene.canvas[1]))
+    for start in range(0, max(1, count), step):
+        yield slice(start, start + step)
+
+
+def _gaussians(scene: Scene, part: slice) -> Gradients:
+    return scene.mu[:, part], scene.sigma[:, part], scene.rho[:, part], scene.color[:, part]
+
+
+def _dense(box: Tensor, canvas: tuple[int, int], mu: Tensor, sigma: Tensor, rho: Tensor, color: Tensor) -> Tensor:
+    """Sum color * exp(-((a - rho b)^2 / ((1 - rho)(1 + rho)) + b^2) / 2) with a = dx / sigma_x, b = dy / sigma_y.
+
+    box: (2, 2, B, N) from `boxes`.
+    """
     (y0, x0), (y1, x1) = box[..., None]
     hit = (y0 <= y1)[..., 0]
     mu, sigma = (torch.where(hit[..., None], value, 1.0) for value in (mu, sigma))

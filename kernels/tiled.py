@@ -8,14 +8,15 @@ Gaussian is evaluated once, its gradient needs no accumulation, and nothing depe
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import fold
 
 from kernels.plan import Chunk, Group, plan_groups
+from kernels.prepare import boxes
+from kernels.scene import Gradients, Scene
 
 _FAR = 1e18
 """Stands for u outside the box: far above `prepare.FARTHEST`, and its square is still finite in float32."""
@@ -23,44 +24,29 @@ _UNIT = math.sqrt(math.log2(math.e) / 2)
 """Scales whitened coordinates so that the weight exp(-(u^2 + v^2) / 2) becomes 2^-(u^2 + v^2)."""
 
 
-def rasterize_tiled(
-    mu: Tensor, sigma: Tensor, rho: Tensor, color: Tensor, box: Tensor, canvas: tuple[int, int]
-) -> Tensor:
-    """Compute what `reference.rasterize_dense` computes, touching only pixels near each Gaussian's box.
-
-    The arguments are those of `rasterize`; box: (2, 2, B, N) from `boxes`. Returns (B, C, H, W).
-    """
-    image: Tensor = _Tiled.apply(mu, sigma, rho, color, box, canvas)
+def render(scene: Scene) -> Tensor:
+    """Compute what `reference.render` computes, touching only pixels near each Gaussian's box. Returns (B, C, H, W)."""
+    image = scene.color.new_zeros(*scene.color.shape[::2], *scene.canvas)
+    for group in _groups(scene):
+        _add_group(image, group)
     return image
 
 
-class _Tiled(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, mu: Tensor, sigma: Tensor, rho: Tensor, color: Tensor, box: Tensor, canvas: tuple[int, int]
-    ) -> Tensor:
-        parameters = torch.stack([*_whiten(sigma, rho), *mu.unbind(-1), *color.unbind(-1)]).flatten(1)
-        image = color.new_zeros(color.shape[0], color.shape[-1], *canvas)
-        ctx.groups = []
-        for group in plan_groups(parameters, box, canvas):
-            _add_group(image, group)
-            if any(ctx.needs_input_grad):
-                ctx.groups.append(group)
-        ctx.save_for_backward(sigma, rho)
-        return image
+def gradients(scene: Scene, grad_image: Tensor) -> Gradients:
+    """Gradients of `render` by mu, sigma, rho and color, given the upstream gradient (B, C, H, W)."""
+    rho = scene.rho
+    # The last column takes what the padding of the lists yields.
+    sums = grad_image.new_zeros(5 + grad_image.shape[1], rho.numel() + 1)
+    for group in _groups(scene):
+        _gather_group(sums, grad_image, group)
+    sums = sums[:, :-1].reshape(len(sums), *rho.shape)
+    return *_finish(sums[:5], scene.sigma, rho), sums[5:].permute(1, 2, 0).contiguous()
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_image: Tensor) -> tuple[Tensor | None, ...]:
-        sigma, rho = ctx.saved_tensors
-        channels = grad_image.shape[1]
-        # The last column takes what the padding of the lists yields.
-        sums = grad_image.new_zeros(5 + channels, rho.numel() + 1)
-        with torch.autocast(rho.device.type, enabled=False):
-            for group in ctx.groups:
-                _gather_group(sums, grad_image, group)
-        sums = sums[:, :-1].reshape(len(sums), *rho.shape)
-        return *_finish(sums[:5], sigma, rho), sums[5:].permute(1, 2, 0).contiguous(), None, None
+
+def _groups(scene: Scene) -> Iterator[Group]:
+    shape = _whiten(scene.sigma, scene.rho)
+    parameters = torch.stack([*shape, *scene.mu.unbind(-1), *scene.color.unbind(-1)]).flatten(1)
+    return plan_groups(parameters, boxes(scene), scene.canvas)
 
 
 def _whiten(sigma: Tensor, rho: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -71,22 +71,26 @@ def check_encoder(case: Case) -> list[Check]:
 
 
 def check_rasterizer(case: Case) -> list[Check]:
-    """Image and gradients of every backend, in float32."""
-    return [check for backend in available_backends() for check in _check_backend(case, backend)]
+    """Image and gradients of every backend on every device that it serves, in float32."""
+    devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    pairs = [(backend, device) for device in devices for backend in available_backends(device)]
+    return [check for backend, device in pairs for check in _check_backend(case, backend, device)]
 
 
-def _check_backend(case: Case, backend: str) -> list[Check]:
+def _check_backend(case: Case, backend: str, device: str) -> list[Check]:
     arrays, size = case.arrays, (case.spec["h"], case.spec["w"])
-    inputs = {key: torch.from_numpy(arrays[key]).requires_grad_() for key in ("sigmas", "coords", "colors")}
+    inputs = {key: torch.from_numpy(arrays[key]).to(device).requires_grad_() for key in ("sigmas", "coords", "colors")}
     mu, sigma, rho = from_kernel_units(inputs["sigmas"][None], inputs["coords"][None], size)
     window = dmax_to_window(float(np.float32(case.spec["dmax"])), size)
     image = rasterize(mu, sigma, rho, inputs["colors"][None], size, window=window, backend=backend)[0].permute(1, 2, 0)
-    checks = [_compare(f"image of backend {backend}", image.detach(), arrays["image"], case.spec["rtol"])]
+    label = f"of backend {backend} on {device}"
+    checks = [_compare(f"image {label}", image.detach().cpu(), arrays["image"], case.spec["rtol"])]
     if "grad_image" in arrays:
-        gradients = torch.autograd.grad(image, list(inputs.values()), torch.from_numpy(arrays["grad_image"]))
+        upstream = torch.from_numpy(arrays["grad_image"]).to(device)
+        gradients = torch.autograd.grad(image, list(inputs.values()), upstream)
         for key, gradient in zip(inputs, gradients, strict=True):
             name = f"grad_{key}"
-            checks.append(_compare(f"{name} of backend {backend}", gradient, arrays[name], case.spec["rtol_grad"]))
+            checks.append(_compare(f"{name} {label}", gradient.cpu(), arrays[name], case.spec["rtol_grad"]))
     return checks
 
 

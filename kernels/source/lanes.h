@@ -168,18 +168,18 @@ template <int G> KERNEL float group_sum(Floats<G> value) {
   }
 }
 
-// 2^x for x <= 0, relative error 2.3e-7; 0 below 2^-126.
+// 2^x for x <= 0, relative error 1.6e-7, exact at 0; 0 below 2^-126.
 template <class F> KERNEL F exp2_negative(F x) {
   using I = Ints<sizeof(F) / 4>;
   const F zero = {};
   const I in_range = x >= -126.0f;
   const F shifted = x + 12582912.0f;  // 1.5 2^23: the sum's last bits are round(x)
   const F f = x - (shifted - 12582912.0f);
-  F p = fused(f, zero + 0.001327647245f, zero + 0.009675540961f);
-  p = fused(f, p, zero + 0.05550713092f);
-  p = fused(f, p, zero + 0.2402212024f);
-  p = fused(f, p, zero + 0.6931469440f);
-  p = fused(f, p, zero + 1.000000119f);
+  F p = fused(f, zero + 0.0013264730965f, zero + 0.00967151276133f);
+  p = fused(f, p, zero + 0.0555073372794f);
+  p = fused(f, p, zero + 0.240222420828f);
+  p = fused(f, p, zero + 0.693146977615f);
+  p = fused(f, p, zero + 1.0f);
   return (F)(((I)p + ((I)shifted << 23)) & in_range);
 }
 

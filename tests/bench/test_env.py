@@ -14,6 +14,7 @@ from bench import doctor as doctor_module
 from bench import env, resources
 from bench.doctor import doctor
 from bench.resources import data_folder
+from kernels import BACKEND_VARIABLE, available_backends, backends, choose
 from methods.errors import UserError
 
 
@@ -92,6 +93,27 @@ def test_doctor_survives_a_broken_check(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(doctor_module, "nvidia_gpus", nvidia_gpus)
     assert findings("gpu") == [("problem", "RuntimeError: driver on fire")]
+
+
+def test_doctor_says_which_rasterizer_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    (name, reason), names = choose(), ", ".join(available_backends())
+    assert findings("rasterizer")[0][1] == f"{name} ({reason}); here are {names}."
+    monkeypatch.setenv(BACKEND_VARIABLE, "nvrtc")
+    ((verdict, sentence),) = findings("rasterizer")
+    assert verdict == "problem"
+    assert sentence.startswith(f"{BACKEND_VARIABLE} names the rasterizer nvrtc")
+
+
+@pytest.mark.parametrize("forced", ["auto", "torch"])
+def test_doctor_notes_once_what_could_not_be_built(monkeypatch: pytest.MonkeyPatch, forced: str) -> None:
+    reason = "g++ could not compile host.cpp; its output is in folder/host-0.log"
+    monkeypatch.setattr(backends, "_obstacle", lambda name: reason if name == "host" else None)
+    monkeypatch.setattr(backends, "_warned", set())
+    monkeypatch.setenv(BACKEND_VARIABLE, forced)
+    found = findings("rasterizer")
+    assert {verdict for verdict, _ in found} == {"note"}
+    assert found[0][1].endswith("; here are torch, reference.")
+    assert "".join(sentence for _, sentence in found).count(f"host cannot run here: {reason}") == 1
 
 
 def test_dependencies_are_those_of_the_project() -> None:

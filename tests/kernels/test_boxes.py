@@ -10,6 +10,7 @@ import torch
 
 from kernels import available_backends, from_kernel_units, from_unit, raster_ratio_to_window, rasterize
 from kernels.prepare import boxes
+from kernels.scene import Scene
 
 SIZE = (24, 31)
 FIELDS = ("mu", "sigma", "rho", "color")
@@ -23,9 +24,9 @@ def single(y=11.3, x=14.9, sigma=(3.0, 2.0), rho=0.8):
 def test_boxes_equal_a_search(window):
     draw, cutoff = np.random.default_rng(0), 7.0
     mu, sigma = draw.uniform(-8, 36, (300, 2)).astype("f4"), draw.uniform(0.05, 4, (300, 2)).astype("f4")
-    limit = None if window is None else torch.tensor([window])
     inputs = [torch.from_numpy(v)[None] for v in (mu, sigma)] + [torch.zeros(1, 300), torch.ones(1, 300, 1)]
-    (first, last) = boxes(*inputs, torch.tensor([SIZE]), limit, cutoff)[:, :, 0].numpy()
+    scene = Scene(*inputs, SIZE, window=None if window is None else (window,), cutoff=cutoff)
+    first, last = boxes(scene)[:, :, 0].numpy()
     reach = np.minimum(sigma * math.sqrt(2 * cutoff), window or (math.inf, math.inf))
     touched = [np.abs(np.arange(side) - mu[:, i : i + 1]) <= reach[:, i : i + 1] for i, side in enumerate(SIZE)]
     hit = touched[0].any(1) & touched[1].any(1)
@@ -67,12 +68,25 @@ class TestEveryBackend:
         assert all(value.grad.eq(0).all() for value in inputs)
 
 
-def test_windows_per_image_equal_separate_calls():
+@pytest.mark.parametrize("per_image", [False, True])
+def test_boxes_of_several_images_are_those_of_each(per_image):
+    sizes, windows = ((9, 31), (24, 5), (24, 31)), ((2.0, 7.5), (11.0, 0.5), (math.inf, 1e300))
+    inputs = [torch.cat([single(y, 14.9, (5.0, 5.0))[i] for y in (2.0, 9.5, 23.0)]) for i in range(4)]
+    together = boxes(Scene(*inputs, SIZE, sizes, windows if per_image else windows[:1]))
+    for i, size in enumerate(sizes):
+        window = windows[i if per_image else 0]
+        alone = boxes(Scene(*(value[i : i + 1] for value in inputs), size, window=(window,)))
+        assert torch.equal(together[:, :, i : i + 1], alone)
+
+
+@pytest.mark.parametrize("backend", available_backends())
+def test_windows_per_image_equal_separate_calls(backend):
     inputs = [torch.cat([v, v]) for v in single(sigma=(5.0, 5.0))]
     windows = torch.tensor([[2.0, 7.5], [11.0, 0.5]])
-    together = rasterize(*inputs, SIZE, window=windows)
+    together = rasterize(*inputs, SIZE, window=windows, backend=backend)
     for i, window in enumerate(windows.tolist()):
-        assert torch.equal(together[i : i + 1], rasterize(*single(sigma=(5.0, 5.0)), SIZE, window=tuple(window)))
+        alone = rasterize(*single(sigma=(5.0, 5.0)), SIZE, window=tuple(window), backend=backend)
+        assert torch.equal(together[i : i + 1], alone)
 
 
 def test_units():
