@@ -138,7 +138,7 @@ template <int G> KERNEL Floats<G> load(const float* from) {
 template <class F> KERNEL void store(float* to, F value) { memcpy(to, &value, sizeof value); }
 // Unlike on a GPU, all G places must exist; what lies where the mask is off does not matter.
 template <int G> KERNEL Floats<G> load(const float* from, Ints<G> mask) {
-  return load<G>(from);
+  return (Floats<G>)((Ints<G>)load<G>(from) & mask);
 }
 template <int G> KERNEL Ints<G> load(const int* from, Ints<G> mask) {
   Ints<G> value;
