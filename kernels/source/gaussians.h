@@ -173,8 +173,8 @@ template <int G, int C> struct Sums {
   Floats<G> t_u, t_v, t_uu, t_uv, t_vv, w_g[C];
 };
 
-// Adds the pixels of the box's rows y0 .. y1. rows: gives the Row of a y and the weights in its pixels. upstream: the image's gradient, planar, rows and
-// channels so many floats apart.
+// Adds the pixels of the box's rows y0 .. y1. rows: gives the Row of a y and the weights in its pixels. upstream: the
+// image's gradient, planar, rows and channels so many floats apart.
 template <int G, int C, class RowsOfG>
 KERNEL void gather(Sums<G, C>& sums, const Record<C>& g, const Box& box, int y0, int y1, RowsOfG& rows,
                    const float* upstream, int row_stride, long long channel_stride) {

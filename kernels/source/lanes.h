@@ -81,6 +81,7 @@ KERNEL float exp2_negative(float x) {
 template <int G> struct Group {
   typedef float FloatVector __attribute__((vector_size(4 * G)));
   typedef int IntVector __attribute__((vector_size(4 * G)));
+  typedef unsigned UnsignedVector __attribute__((vector_size(4 * G)));
 };
 template <int G> using Floats = typename Group<G>::FloatVector;
 template <int G> using Ints = typename Group<G>::IntVector;
@@ -171,6 +172,7 @@ template <int G> KERNEL float group_sum(Floats<G> value) {
 // 2^x for x <= 0, relative error 1.6e-7, exact at 0; 0 below 2^-126.
 template <class F> KERNEL F exp2_negative(F x) {
   using I = Ints<sizeof(F) / 4>;
+  using U = typename Group<sizeof(F) / 4>::UnsignedVector;
   const F zero = {};
   const I in_range = x >= -126.0f;
   const F shifted = x + 12582912.0f;  // 1.5 2^23: the sum's last bits are round(x)
@@ -180,7 +182,7 @@ template <class F> KERNEL F exp2_negative(F x) {
   p = fused(f, p, zero + 0.240222420828f);
   p = fused(f, p, zero + 0.693146977615f);
   p = fused(f, p, zero + 1.0f);
-  return (F)(((I)p + ((I)shifted << 23)) & in_range);
+  return (F)(((U)p + ((U)shifted << 23)) & (U)in_range);  // unsigned: what is out of range overflows
 }
 
 #endif
