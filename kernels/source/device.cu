@@ -1,4 +1,4 @@
-// The GPU backend's kernels, compiled by NVRTC for CHANNELS channels at a time. No atomics and no order that could vary:
+// The GPU backend's kernels, compiled by NVRTC for CHANNELS channels at a time. No atomics, no order that could vary:
 // a warp draws a patch from the sorted list of its bin, and each Gaussian gathers its gradients from its own box.
 #include "gaussians.h"
 

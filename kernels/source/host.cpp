@@ -1,4 +1,4 @@
-// The CPU backend behind a plain C interface. Callers run each phase on as many threads as they like: every thread calls
+// The CPU backend behind a plain C interface. Callers run each phase on as many threads as they like: every one calls
 // it with the same arguments and takes tasks off a shared counter. Tasks are cut by sizes alone, so threads change
 // nothing in the results.
 #include <cstdint>
@@ -103,8 +103,8 @@ static void fill_slice(const Scene& scene, const Lists& lists, int64_t image, in
   }
 }
 
-// The rows y0 .. y1 of a Gaussian, and the weights in the column of lanes that was entered last: computing them in a loop
-// of their own leaves enough registers to both loops.
+// The rows y0 .. y1 of a Gaussian, and the weights in the column of lanes that was entered last: computing them in
+// a loop of their own leaves enough registers to both loops.
 struct RowTable {
   int y0;
   float by[MAX_TABLE_ROWS + LANES], v[MAX_TABLE_ROWS + LANES], minus_vv[MAX_TABLE_ROWS + LANES];

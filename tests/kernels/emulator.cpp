@@ -141,8 +141,8 @@ int cuGetErrorString(int, const char** text) {
   *text = divergence;
   return 0;
 }
-int cuLaunchKernel(void* function, unsigned x, unsigned, unsigned, unsigned threads, unsigned, unsigned, unsigned, void*,
-                   void** arguments, void**) {
+int cuLaunchKernel(void* function, unsigned x, unsigned, unsigned, unsigned threads, unsigned, unsigned, unsigned,
+                   void*, void** arguments, void**) {
   call = ((Entry*)function)->call;
   call.arguments = arguments;
   for (blockIdx.x = 0; blockIdx.x < x; ++blockIdx.x)
