@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -245,6 +246,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _guarded(arguments: list[str]) -> int:
+    warnings.formatwarning = _warning
     try:
         return int(typer.main.get_command(app).main(arguments, prog_name=_PROGRAM, standalone_mode=False) or 0)
     except (KeyboardInterrupt, typer.Abort):
@@ -254,6 +256,11 @@ def _guarded(arguments: list[str]) -> int:
         return 0
     except Exception as error:
         return _explain(error)
+
+
+def _warning(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
+    """Warnings as users of a command want them: what, without the place in the code."""
+    return f"{_PROGRAM}: {message}\n"
 
 
 def _explain(error: Exception) -> int:
@@ -271,7 +278,9 @@ def _sentence(error: Exception) -> str:
     from methods.errors import UserError
     from reports.errors import ReportError
 
-    if isinstance(error, (UserError, ReportError)):
+    rasterizer = sys.modules.get("kernels.backends")  # not imported for this: it needs torch
+    expected = (UserError, ReportError, *([rasterizer.BackendError] if rasterizer else []))
+    if isinstance(error, expected):
         return str(error)
     if hasattr(error, "format_message"):  # of typer, whose parser's classes have moved between packages
         text = " ".join(error.format_message().split())

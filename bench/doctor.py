@@ -131,14 +131,14 @@ def _rasterizer() -> Iterator[Finding]:
 
 
 def _rasterizer_on(device: str, check: str) -> Iterator[Finding]:
-    from kernels import available_backends, choose
+    from kernels import BackendError, BackendWarning, available_backends, choose
     from kernels.backends import missing_backends
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # the note below says the same
+            warnings.simplefilter("ignore", BackendWarning)  # the note below says the same
             chosen = choose(device)
-    except (ValueError, RuntimeError) as error:
+    except BackendError as error:
         yield Finding(check, "problem", f"{error}")
         return
     missing = missing_backends(device)

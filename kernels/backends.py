@@ -19,6 +19,14 @@ _log = logging.getLogger(__name__)
 _warned: set[str] = set()
 
 
+class BackendError(ValueError):
+    """A backend that was asked for does not exist, does not fit the inputs, or cannot run here; says which and why."""
+
+
+class BackendWarning(RuntimeWarning):
+    """A slower backend takes the place of one that cannot run here."""
+
+
 class Choice(NamedTuple):
     """A backend and why it was taken."""
 
@@ -66,8 +74,8 @@ def choose(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float3
     still goes to the reference where native code is named.
 
     Raises:
-        ValueError: the backend, or the one that ASRBENCH_RASTERIZER names, does not exist or fit the device or dtype.
-        RuntimeError: it cannot run here.
+        BackendError: the backend, or the one that ASRBENCH_RASTERIZER names, does not exist, does not fit the device or
+            dtype, or cannot run here.
     """
     kind = torch.device(device).type
     if backend != "auto":
@@ -109,7 +117,7 @@ def _fitting(device: torch.device | str) -> list[str]:
 
 def _find(name: str, source: str) -> _Backend:
     if name not in _BACKENDS:
-        raise ValueError(f"{source} names the rasterizer {name!r}; there are auto, {', '.join(_BACKENDS)}.")
+        raise BackendError(f"{source} names the rasterizer {name!r}; there are auto, {', '.join(_BACKENDS)}.")
     return _BACKENDS[name]
 
 
@@ -117,11 +125,11 @@ def _named(name: str, source: str, reason: str, kind: str, dtype: torch.dtype) -
     """A backend that someone wants, and no other."""
     wanted = _find(name, source).device
     if wanted not in (None, kind):
-        raise ValueError(f"{source} names the rasterizer {name}, which draws {wanted} tensors, not {kind} ones.")
+        raise BackendError(f"{source} names the rasterizer {name}, which draws {wanted} tensors, not {kind} ones.")
     if wanted is not None and dtype == torch.float64:
-        raise ValueError(f"{source} names the rasterizer {name}, which computes in float32, not float64.")
+        raise BackendError(f"{source} names the rasterizer {name}, which computes in float32, not float64.")
     if why := _obstacle(name):
-        raise RuntimeError(f"{source} names the rasterizer {name}, which cannot run here: {why}.")
+        raise BackendError(f"{source} names the rasterizer {name}, which cannot run here: {why}.")
     return Choice(name, f"{reason}; {_origin(name)}" if wanted else reason)
 
 
@@ -147,7 +155,7 @@ def _warn(sentence: str) -> None:
     """Say it once, also where the first time raised an error."""
     if sentence not in _warned:
         _warned.add(sentence)
-        warnings.warn(sentence, RuntimeWarning, stacklevel=2)
+        warnings.warn(sentence, BackendWarning, stacklevel=2)
 
 
 @functools.cache

@@ -24,7 +24,7 @@ PREBUILT = Path(__file__).parent / "prebuilt"
 """Only in wheels: linux-x86_64-v2.so, linux-x86_64-v3.so, linux-x86_64-v4.so, linux-aarch64.so, macos-arm64.dylib."""
 FLAGS = (
     *("-std=c++17", "-O3", "-shared", "-fPIC", "-fvisibility=hidden"),
-    # Results are equal bit for bit whatever the vector width: the source says where multiply-adds are fused.
+    # The source says where multiply-adds are fused: compilers would decide that anew for every loop.
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fno-exceptions", "-fno-rtti"),
 )
 TIME_LIMIT_S = 120.0

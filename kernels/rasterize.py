@@ -49,8 +49,9 @@ def rasterize(
 
     Raises:
         TypeError: an input is not a floating-point tensor, or out_size not of integers.
-        ValueError: shapes, devices, out_size, window, cutoff, capacity or backend do not fit.
-        RuntimeError: the backend that was asked for cannot run here, or gradients are differentiated again.
+        ValueError: shapes, devices, out_size, window, cutoff or capacity do not fit.
+        BackendError: a ValueError; the backend does not exist, does not fit, or cannot run here.
+        RuntimeError: gradients are differentiated again.
     """
     _check_tensors(mu, sigma, rho, color)
     canvas, sizes = _sizes(out_size, mu.shape[0])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kernels import BACKEND_VARIABLE, Choice, available_backends, backends, choose, rasterize
+from kernels import BACKEND_VARIABLE, BackendError, Choice, available_backends, backends, choose, rasterize
 from kernels.backends import missing_backends
 from kernels.cache import BuildError
 
@@ -174,15 +174,15 @@ class TestWishes:
     @pytest.mark.parametrize(("name", "device"), [("host", "cpu"), ("nvrtc", "cuda")])
     def test_that_cannot_be_met_get_no_substitute(self, install, monkeypatch, name, device):
         install(name, LOG)
-        with pytest.raises(RuntimeError, match=rf"backend names the rasterizer {name}, .*: g\+\+.*host-0\.log\.$"):
+        with pytest.raises(BackendError, match=rf"backend names the rasterizer {name}, .*: g\+\+.*host-0\.log\.$"):
             choose(device, backend=name)
         monkeypatch.setenv(BACKEND_VARIABLE, name)
-        with pytest.raises(RuntimeError, match=rf"{BACKEND_VARIABLE} names the rasterizer {name}, .*host-0\.log\.$"):
+        with pytest.raises(BackendError, match=rf"{BACKEND_VARIABLE} names the rasterizer {name}, .*host-0\.log\.$"):
             choose(device)
 
     def test_for_nvrtc_under_rocm(self, install):
         fake = install("nvrtc", hip="6.4")
-        with pytest.raises(RuntimeError, match="cannot run here: this PyTorch is made for ROCm"):
+        with pytest.raises(BackendError, match="cannot run here: this PyTorch is made for ROCm"):
             choose("cuda", backend="nvrtc")
         assert fake.calls == 0
 
