@@ -13,8 +13,8 @@ from torch.nn.functional import pad
 
 PAIRS = 2**18
 """Gaussian-pixel pairs held at a time: enough to hide the cost of calls, few enough for the cache."""
-PATCH_VALUES = 2**23
-"""Patch values held at a time, which bounds the memory for large outputs (32 MiB)."""
+PATCH_VALUES = 2**22
+"""Patch values held at a time, which bounds the memory for large outputs (16 MiB)."""
 _CLASS_RATIO = 1.5
 """Boxes whose longer sides differ by less share a group: fewer wasted pixels against shorter lists per tile."""
 _SMALLEST_CLASS = 1 / 4
