@@ -9,8 +9,8 @@
 //   ballot, pick       warp vote, warp shuffle     loop, index
 //   group_sum<G>       tree of warp shuffles       the same tree over the vector
 //
-// Fused multiply-adds are written out, and compilers are told to add none of their own: so every build decides alike which
-// pixels count, and images do not depend on the width of the vectors.
+// Fused multiply-adds are written out, and compilers are told to add none of their own: so every build decides alike
+// which pixels count, and images do not depend on the width of the vectors.
 #pragma once
 
 #if defined(__CUDACC__)  // NVRTC, nvcc, or the emulator of the tests

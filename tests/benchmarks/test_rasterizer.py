@@ -94,7 +94,7 @@ def test_cost_is_linear_in_pixels():
         slope = math.log(times[-1] / times[1]) / math.log((sides[-1] / sides[1]) ** 2)
         shown = ", ".join(f"{side}: {1e3 * seconds:.1f} ms" for side, seconds in zip(sides, times, strict=True))
         print(f"\n{name}: {shown}; time grows as pixels^{slope:.2f}")
-        assert 0.8 < slope < 1.15
+        assert 0.8 < slope < 1.2
 
 
 def test_cost_is_flat_in_scale():
