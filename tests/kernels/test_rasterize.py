@@ -271,6 +271,6 @@ rasterize(mu, sigma, torch.rand(shape) - 0.5, torch.rand(*shape, 3), (720, 720),
 def test_the_gpu_agrees_with_the_cpu(backend):
     inputs, upstream = gaussians(2000, batch=2, size=(90, 70)), torch.rand(2, 3, 90, 70)
     cpu = image_and_gradients(inputs, (90, 70), upstream)
-    gpu = image_and_gradients([value.cuda() for value in inputs], (90, 70), upstream.cuda(), backend=backend)
+    gpu = image_and_gradients([value.to("cuda") for value in inputs], (90, 70), upstream.to("cuda"), backend=backend)
     for ours, truth in zip(gpu, cpu, strict=True):
         close(ours.cpu(), truth, 1e-5)
