@@ -27,11 +27,19 @@ class SRMethod(nn.Module, ABC):
 
     @classmethod
     def reference_hparams(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Translate the hyperparameters of a parity case's `config` into this class's keyword arguments."""
+        """Translate a reference's hyperparameters into this class's keyword arguments.
+
+        config: a parity case's JSON merged with its `config`, or an official container's `args`, with `name`, what the
+        container calls the network, beside them.
+        """
         return {}
 
     def from_reference(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rename the entries of a reference checkpoint to this module's keys, leaving out what has no meaning here."""
+        return dict(state)
+
+    def to_reference(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The inverse of `from_reference`: the entries of this module's state dict under the official keys."""
         return dict(state)
 
     @abstractmethod
@@ -62,8 +70,13 @@ class SRMethod(nn.Module, ABC):
         """
         return self.render(self.encode(lr), out_size, nominal_scale(lr, out_size, scale), chunk=chunk)
 
-    def reference_arrays(self, lr: Tensor, out_size: tuple[int, int], scale: tuple[float, float]) -> dict[str, Tensor]:
-        """The arrays of a parity case by name; `out` always, intermediate results where the cases hold them."""
+    def reference_arrays(
+        self, lr: Tensor, out_size: tuple[int, int], scale: tuple[float, float], given: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The arrays of a parity case by name; `out` always, intermediate results where the cases hold them.
+
+        given: the case's arrays, for those that are inputs (random draws of the reference).
+        """
         return {"out": self(lr, out_size, scale)}
 
 

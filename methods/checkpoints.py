@@ -244,7 +244,7 @@ def _unwrap(path: Path, content: Any) -> tuple[dict[str, Tensor], dict[str, Any]
     config: dict[str, Any] = {}
     if isinstance(content, dict):
         if isinstance(model := content.get("model"), dict):
-            content, config = model.get("sd"), {"reference": model.get("args", {})}
+            content, config = model.get("sd"), {"reference": {"name": model.get("name"), **model.get("args", {})}}
         else:
             content = content.get("params_ema", content.get("params", content))
     named = isinstance(content, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())

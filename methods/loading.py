@@ -33,6 +33,7 @@ def build(
     check_backbone(name, backbone)
     cls = method_class(name)
     check_hparams(cls, hparams, name)
+    hparams = {**method_spec(name).hparams, **hparams}
     try:
         if not backbone:
             return cls(**hparams)

@@ -27,6 +27,7 @@ class MethodSpec:
     title: str
     """As tables print it."""
     paper: str
+    """Authors, and where the text is."""
     target: str
     """Where the `SRMethod` subclass is, as `"module:Class"`; imported only when the method is loaded."""
     backbones: tuple[str, ...]
@@ -37,6 +38,12 @@ class MethodSpec:
     square_scale_only: bool = False
     """Whether the two axes must share one scale."""
     deterministic: bool = True
+    """Whether the default options draw no random numbers."""
+    venue: str = ""
+    hparams: Mapping[str, Any] = field(default_factory=dict)
+    """Hyperparameters that differ from the class's defaults."""
+    reference_names: tuple[str, ...] = ()
+    """What official checkpoints and parity cases call this network."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,8 @@ class EncoderSpec:
 
 
 _METHODS: dict[str, MethodSpec] = {}
-_FULL = ("edsr-baseline", "rdn", "edsr-micro")
+_CNN = ("edsr-baseline", "rdn", "edsr-micro")
+_ALL = ("edsr-baseline", "rdn", "swinir", "edsr-micro")
 
 ENCODERS: Mapping[str, EncoderSpec] = {
     spec.name: spec
@@ -76,19 +84,133 @@ def register(spec: MethodSpec) -> MethodSpec:
     return spec
 
 
-register(MethodSpec("bicubic", "Bicubic", "Keys, IEEE TASSP 1981", "methods.bicubic:Bicubic", (), 0, learned=False))
-register(MethodSpec("liif", "LIIF", "Chen et al., CVPR 2021, arXiv 2012.09161", "methods.liif:LIIF", _FULL, 20))
-register(
+for _spec in (
+    MethodSpec("bicubic", "Bicubic", "Keys, IEEE TASSP 1981", "methods.bicubic:Bicubic", (), 0, learned=False),
+    MethodSpec(
+        "metasr",
+        "Meta-SR",
+        "Hu et al., arXiv 1903.00875",
+        "methods.metasr:MetaSR",
+        _ALL,
+        10,
+        venue="CVPR 2019",
+        reference_names=("metasr",),
+    ),
+    MethodSpec(
+        "liif",
+        "LIIF",
+        "Chen et al., arXiv 2012.09161",
+        "methods.liif:LIIF",
+        _ALL,
+        20,
+        venue="CVPR 2021",
+        reference_names=("liif",),
+    ),
+    MethodSpec(
+        "lte",
+        "LTE",
+        "Lee and Jin, arXiv 2111.08918",
+        "methods.lte:LTE",
+        _ALL,
+        30,
+        venue="CVPR 2022",
+        reference_names=("lte", "lte-fast"),
+    ),
+    MethodSpec(
+        "srno",
+        "SRNO",
+        "Wei and Zhang, arXiv 2303.02584",
+        "methods.srno:SRNO",
+        _CNN,
+        40,
+        venue="CVPR 2023",
+        reference_names=("sronet", "srno"),
+    ),
+    MethodSpec(
+        "linf",
+        "LINF",
+        "Yao et al., arXiv 2303.05156",
+        "methods.linf:LINF",
+        _ALL,
+        50,
+        venue="CVPR 2023",
+        reference_names=("linf",),
+    ),
+    MethodSpec(
+        "linf-patch",
+        "LINF, 3x3 patches",
+        "Yao et al., arXiv 2303.05156",
+        "methods.linf:LINF",
+        _ALL,
+        51,
+        venue="CVPR 2023",
+        hparams={"patch": 3},
+        reference_names=("linf-patch",),
+    ),
+    MethodSpec(
+        "lmf",
+        "LMF (LM-CiaoSR)",
+        "He and Jin, arXiv 2404.16451",
+        "methods.lmf:LMCiaoSR",
+        _ALL,
+        60,
+        venue="CVPR 2024",
+        reference_names=("lmciaosr",),
+    ),
+    MethodSpec(
+        "lm-liif",
+        "LM-LIIF",
+        "He and Jin, arXiv 2404.16451",
+        "methods.lmf:LMLIIF",
+        _ALL,
+        61,
+        venue="CVPR 2024",
+        reference_names=("lmliif",),
+    ),
+    MethodSpec(
+        "lm-lte",
+        "LM-LTE",
+        "He and Jin, arXiv 2404.16451",
+        "methods.lmf:LMLTE",
+        _ALL,
+        62,
+        venue="CVPR 2024",
+        reference_names=("lmlte",),
+    ),
+    MethodSpec(
+        "ciaosr",
+        "CiaoSR",
+        "Cao et al., arXiv 2212.04362",
+        "methods.ciaosr:CiaoSR",
+        _ALL,
+        70,
+        venue="CVPR 2023",
+        reference_names=("ciaosr",),
+    ),
+    MethodSpec(
+        "gaussiansr",
+        "GaussianSR",
+        "Hu et al., arXiv 2407.18046",
+        "methods.gaussiansr:GaussianSR",
+        _CNN,
+        80,
+        square_scale_only=True,
+        venue="AAAI 2025",
+        reference_names=("gaussian-splatter", "gaussiansr"),
+    ),
     MethodSpec(
         "gsasr",
         "GSASR",
-        "Chen et al., 2025, arXiv 2501.06838",
+        "Chen et al., arXiv 2501.06838",
         "methods.gsasr:GSASR",
-        _FULL,
+        _ALL,
         90,
         square_scale_only=True,
-    )
-)
+        venue="arXiv 2025",
+        reference_names=("gsasr",),
+    ),
+):
+    register(_spec)
 
 
 @cache
@@ -123,3 +245,8 @@ def encoder_spec(name: str) -> EncoderSpec:
         UserError: there is none.
     """
     return ENCODERS[resolve(name, ENCODERS, "backbone")]
+
+
+def by_reference_name(name: str) -> MethodSpec | None:
+    """The method that official checkpoints call `name`; None if there is none."""
+    return next((spec for spec in list_methods() if name in spec.reference_names), None)

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from bench.parity.cases import Array, CannotRun, Case, Check
 from bench.parity.weights import fill
 from kernels import available_backends, dmax_to_window, from_kernel_units, rasterize
-from methods import build, list_methods, method_spec
+from methods import build, method_spec
 from methods.encoders import build_encoder
 from methods.errors import UserError
 from methods.loading import method_class
-from methods.registry import ENCODERS
+from methods.registry import ENCODERS, by_reference_name
 
 _ENCODER_HPARAMS = {
     "n_resblocks": "blocks",
@@ -36,21 +36,30 @@ _ENCODER_HPARAMS = {
 
 def check_method(case: Case) -> list[Check]:
     """A whole method: LR to image, and the intermediate arrays that both sides have."""
-    name, backbone = case.spec["method"], case.spec["backbone"]
-    if name not in {spec.name for spec in list_methods()}:
-        raise CannotRun(f"no method called {name} in this version")
+    name, backbone = _method_name(case), case.spec["backbone"]
+    if name is None:
+        raise CannotRun(f"no method called {case.spec['method']} in this version")
     if backbone not in method_spec(name).backbones:
         raise CannotRun(f"{name} does not run on {backbone} in this version")
-    model = build(name, backbone, **method_class(name).reference_hparams(case.spec["config"])).eval()
+    config = {**case.spec, **case.spec["config"]}
+    model = build(name, backbone, **method_class(name).reference_hparams(config)).eval()
     _load(model, model.from_reference(_reference_state(case)))
-    lr = torch.from_numpy(case.arrays["lr"])
+    given = {key: torch.from_numpy(value) for key, value in case.arrays.items() if key not in case.spec["state_dict"]}
     height, width = case.spec["out_size"]
     with torch.inference_mode():
-        ours = model.reference_arrays(lr, (height, width), _pair(case.spec["scale"]))
+        ours = model.reference_arrays(given["lr"], (height, width), _pair(case.spec["scale"]), given)
     rest = case.arrays.keys() - ours.keys() - case.spec["state_dict"].keys() - {"lr"}
     aside = f" (not compared: {', '.join(sorted(rest))})" if rest else ""
     shared = ["out", *(key for key in case.arrays if key in ours and key != "out")]
     return [_compare(key + aside, ours[key], case.arrays[key], _rtol(case, key)) for key in shared]
+
+
+def _method_name(case: Case) -> str | None:
+    """The registered method that a case is about: its variant, what its config calls it, or its folder's method."""
+    for name in (case.spec.get("variant"), case.spec["config"].get("name"), case.spec["method"]):
+        if isinstance(name, str) and (spec := by_reference_name(name)):
+            return spec.name
+    return None
 
 
 def check_encoder(case: Case) -> list[Check]:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def build_encoder(name: str, **hparams: Any) -> nn.Module:
     """Build the encoder called `name` with fresh weights; `hparams` override its registered ones.
 
-    The module has `channels` (feature channels out) and `from_reference` (official key names to its own).
+    The module has `channels` (feature channels out) `from_reference` (official key names to
+    its own) and `to_reference` (back).
     """
     spec = encoder_spec(name)
     module, _, attribute = spec.target.partition(":")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -57,3 +58,15 @@ class EDSR(nn.Module):
             key = re.sub(r"^(body\.\d+)\.body\.([02])\.", lambda m: f"{m[1]}.conv{1 + int(m[2]) // 2}.", key)
             ours[key] = value
         return ours
+
+    def to_reference(self, state: Mapping[str, Tensor], style: Literal["liif", "basicsr"] = "liif") -> dict[str, Tensor]:
+        """Our keys as official ones, those of the LIIF family or of BasicSR, GSASR and mmediting."""
+        if style == "basicsr":
+            return dict(state)
+        theirs = {}
+        for key, value in state.items():
+            key = re.sub(r"^conv_first\.", "head.0.", key)
+            key = re.sub(r"^conv_after_body\.", f"body.{len(self.body)}.", key)
+            key = re.sub(r"^(body\.\d+)\.conv([12])\.", lambda m: f"{m[1]}.body.{2 * int(m[2]) - 2}.", key)
+            theirs[key] = value
+        return theirs

@@ -5,8 +5,9 @@ Attributes bear the paper's names, which are also the keys of the official check
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -63,5 +64,27 @@ class RDN(nn.Module):
         return out
 
     def from_reference(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Official keys (LIIF's, LTE's and GSASR's agree) are ours."""
-        return dict(state)
+        """Official keys are ours (LIIF's, LTE's and GSASR's agree), or mmediting's."""
+        return {_from_mmediting(key): value for key, value in state.items()}
+
+    def to_reference(
+        self, state: Mapping[str, Tensor], style: Literal["liif", "mmediting"] = "liif"
+    ) -> dict[str, Tensor]:
+        """Our keys as official ones."""
+        if style == "liif":
+            return dict(state)
+        return {_to_mmediting(key): value for key, value in state.items()}
+
+
+def _from_mmediting(key: str) -> str:
+    key = re.sub(r"^sfe([12])\.", r"SFENet\1.", key)
+    key = re.sub(r"^rdbs\.(\d+)\.layers\.(\d+)\.conv\.", r"RDBs.\1.convs.\2.conv.0.", key)
+    key = re.sub(r"^rdbs\.(\d+)\.lff\.", r"RDBs.\1.LFF.", key)
+    return re.sub(r"^gff\.", "GFF.", key)
+
+
+def _to_mmediting(key: str) -> str:
+    key = re.sub(r"^SFENet([12])\.", r"sfe\1.", key)
+    key = re.sub(r"^RDBs\.(\d+)\.convs\.(\d+)\.conv\.0\.", r"rdbs.\1.layers.\2.conv.", key)
+    key = re.sub(r"^RDBs\.(\d+)\.LFF\.", r"rdbs.\1.lff.", key)
+    return re.sub(r"^GFF\.", "gff.", key)

@@ -133,6 +133,10 @@ class SwinIR(nn.Module):
         """Official keys (LTE's and GSASR's agree) are ours, but for constants that are computed here."""
         return {key: value for key, value in state.items() if not key.endswith(CONSTANTS)}
 
+    def to_reference(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Our keys are the official ones; the constants that official files store besides may be left out."""
+        return dict(state)
+
 
 def to_tokens(image: Tensor) -> Tensor:
     """(B, C, h, w) to (B, h, w, C)."""

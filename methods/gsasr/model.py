@@ -23,6 +23,7 @@ from methods.gsasr.attention import CrossBlock, SelfBlock, set_order_index, to_i
 from methods.gsasr.gaussians import Rendering, render, render_each
 from methods.gsasr.heads import HEADS, head, predict, up_net
 from methods.padding import pad_to_multiple
+from methods.parts import part
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,13 @@ class GSASR(SRMethod):
 
     def encode(self, lr: Tensor) -> Encoded:
         padded = pad_to_multiple(lr, self.divisor)
-        features = self.img_feat_proj(self.encoder(padded)).permute(0, 2, 3, 1)
-        size = (features.shape[1], features.shape[2])
-        blocks = cast(Iterable[CrossBlock], self.window_crossattn_blocks)
-        return Encoded(size, [block.keys_values(features) for block in blocks])
+        with part("encoder"):
+            features = self.encoder(padded)
+        with part("condition injection"):
+            features = self.img_feat_proj(features).permute(0, 2, 3, 1)
+            size = (features.shape[1], features.shape[2])
+            blocks = cast(Iterable[CrossBlock], self.window_crossattn_blocks)
+            return Encoded(size, [block.keys_values(features) for block in blocks])
 
     def gaussians(self, feat: Encoded, scale: float | Sequence[float], *, chunk: int | None = None) -> Tensor:
         """Predict the Gaussians for a scale, or for one per image: raw (B, N, 9), row-major over a grid.
@@ -110,21 +114,25 @@ class GSASR(SRMethod):
         else:
             embedding = self.scale_mlp(self.gs_embedding.new_tensor([1 / scale]))
         x = self.gs_embedding[None]
-        for block, keys_values in zip(self.window_crossattn_blocks, feat.keys_values, strict=True):
-            x = block(x, self.pos_embedding, embedding, keys_values)
+        with part("condition injection"):
+            for block, keys_values in zip(self.window_crossattn_blocks, feat.keys_values, strict=True):
+                x = block(x, self.pos_embedding, embedding, keys_values)
         injected = x
-        for block in self.gs_selfattn_blocks:
-            x = block(x, embedding, feat.size)
+        with part("Gaussian interaction"):
+            for block in self.gs_selfattn_blocks:
+                x = block(x, embedding, feat.size)
         tokens = to_image(x + injected, feat.size, self.window).permute(0, 3, 1, 2)
         heads = [cast(nn.Sequential, self.get_submodule(f"mlp_block_{name}")) for name in HEADS]
-        return predict(tokens, self.UPNet, heads, chunk)
+        with part("Gaussian heads"):
+            return predict(tokens, self.UPNet, heads, chunk)
 
     def render(
         self, feat: Encoded, out_size: tuple[int, int], scale: tuple[float, float], *, chunk: int | None = None
     ) -> Tensor:
         factor = square_scale(scale, "GSASR")
         raw = self.gaussians(feat, factor, chunk=chunk)
-        return render(raw, out_size, feat.size, factor, self.step, self.rendering)
+        with part("rendering"):
+            return render(raw, out_size, feat.size, factor, self.step, self.rendering)
 
     def render_each(self, feat: Encoded, out_sizes: Sequence[tuple[int, int]], scales: Sequence[float]) -> Tensor:
         """Render the images of a batch each at its own size and scale, as training does.
@@ -134,7 +142,9 @@ class GSASR(SRMethod):
         raw = self.gaussians(feat, scales)
         return render_each(raw, out_sizes, feat.size, scales, self.step, self.rendering)
 
-    def reference_arrays(self, lr: Tensor, out_size: tuple[int, int], scale: tuple[float, float]) -> dict[str, Tensor]:
+    def reference_arrays(
+        self, lr: Tensor, out_size: tuple[int, int], scale: tuple[float, float], given: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
         feat, factor = self.encode(lr), square_scale(scale, "GSASR")
         raw = self.gaussians(feat, factor)
         out = render(raw, out_size, feat.size, factor, self.step, self.rendering)

@@ -1,0 +1,65 @@
+"""What the implicit methods, LIIF and its successors, share: input range, padding, key names.
+
+An encoder sees (x - 0.5) / 0.5; a decoder answers a query per output pixel; the answer is taken back by 0.5 y + 0.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from methods.base import SRMethod
+from methods.grid import Axis
+from methods.padding import mirror_window
+from methods.parts import part
+
+ENCODER = "encoder."
+
+
+class ImplicitMethod(SRMethod):
+    """Base of the LIIF family. Subclasses set up their decoder and implement `encode` and `render`."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.channels: int = cast(Any, encoder).channels
+        self.encoder_window: int | None = getattr(encoder, "window", None)
+
+    def normalise(self, lr: Tensor) -> Tensor:
+        """Map an image in [0, 1] to the encoder's range, mirrored to whole windows where the encoder has windows.
+
+        As LTE's test script does: a whole window is added where the side is a multiple already. Coordinates refer to
+        the padded image; the output is that of the original.
+        """
+        x = (lr - 0.5) / 0.5
+        return x if self.encoder_window is None else mirror_window(x, self.encoder_window)
+
+    def denormalise(self, y: Tensor) -> Tensor:
+        """Map the decoder's range back to [0, 1]."""
+        return 0.5 * y + 0.5
+
+    def features(self, x: Tensor) -> Tensor:
+        """The encoder's features (B, C, h', w') of a normalised image (B, 3, h', w')."""
+        with part("encoder"):
+            found: Tensor = self.encoder(x)
+        return found
+
+    def from_reference(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        encoder = {key.removeprefix(ENCODER): state[key] for key in state if key.startswith(ENCODER)}
+        renamed = cast(Any, self.encoder).from_reference(encoder)
+        decoder = {key: state[key] for key in state if not key.startswith(ENCODER)}
+        return {ENCODER + key: value for key, value in renamed.items()} | decoder
+
+    def to_reference(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        encoder = {key.removeprefix(ENCODER): state[key] for key in state if key.startswith(ENCODER)}
+        renamed = cast(Any, self.encoder).to_reference(encoder)
+        decoder = {key: state[key] for key in state if not key.startswith(ENCODER)}
+        return {ENCODER + key: value for key, value in renamed.items()} | decoder
+
+
+def axes(size: tuple[int, int], feat_size: tuple[int, int], out_size: tuple[int, int]) -> tuple[Axis, Axis]:
+    """The two axes (y, x) of a rendering: sizes of the LR image, of the padded feature map, and of the output."""
+    y, x = (Axis(lr, out, feat) for lr, feat, out in zip(size, feat_size, out_size, strict=True))
+    return y, x
