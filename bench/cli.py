@@ -195,6 +195,50 @@ def upscale(
 
 
 @app.command()
+def gallery(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A photograph.")],
+    scale: Annotated[str, typer.Option(help="Factor above 1; need not be an integer.")] = "4",
+    methods: Methods = "all",
+    backbones: Backbones = None,
+    weights: Weights = "shipped",
+    protocol: ProtocolName = DEFAULT_PROTOCOL,
+    enlarge: Annotated[bool, typer.Option("--enlarge", help="Enlarge IMAGE itself; nothing to compare with.")] = False,
+    crops: Annotated[
+        list[str] | None,
+        typer.Option("--crop", metavar="TOP,LEFT,H,W", help="Detail to show, in pixels of the result; repeatable."),
+    ] = None,
+    options: Options = None,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    seed: Seed = 0,
+    out: Annotated[Path | None, typer.Option(help="The PNG file. Default: IMAGE_xSCALE_gallery.png here.")] = None,
+) -> int:
+    """Draw one photograph as all methods render it from a reduced copy, side by side, details enlarged.
+
+    \b
+    gallery photo.png --scale 6
+    gallery photo.png --scale 3.5 --methods liif,gsasr --crop 100,120,80,80 --out detail.png
+    """
+    from bench.selection import parse_scales
+    from bench.settings import make_settings
+
+    if len(parse_scales(scale)) > 1:
+        raise typer.BadParameter(f"A gallery has one scale, not {scale}: name one.")
+    chosen = make_settings(
+        methods=methods,
+        scales=scale,
+        backbones=backbones,
+        weights=weights,
+        protocol=protocol,
+        options=options or (),
+        device=device,
+        dtype=dtype,
+        seed=seed,
+    )
+    return commands.gallery(image, chosen, enlarge=enlarge, crops=crops or (), out=out)
+
+
+@app.command()
 def train(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or a TOML file.")],
     data_root: DataRoot = None,

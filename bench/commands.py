@@ -107,6 +107,27 @@ def figure(run_folder: str, place: str, crops: Sequence[str], out: Path | None) 
     return 0
 
 
+def gallery(photo: Path, settings: RunSettings, *, enlarge: bool, crops: Sequence[str], out: Path | None) -> int:
+    """Draw one photograph as all methods render it, and print the file's path; 3 if some failed."""
+    from PIL import Image
+
+    from bench.console import console
+    from bench.gallery import renderings
+    from reports.figures import Panel, side_by_side
+
+    boxes = [_box(crop) for crop in crops]
+    screen, panels, failed = console(), [], False
+    for found in renderings(photo, settings, enlarge=enlarge):
+        failed |= found.image is None
+        screen.print(f"{found.title:24} {found.note}".rstrip(), markup=False, soft_wrap=True)
+        if found.image is not None:
+            panels.append(Panel(found.title, found.note, Image.fromarray(found.image)))
+    scale = f"x{settings.scales[0]:g}"
+    file = out or Path(f"{photo.stem}_{scale}_gallery.png")
+    print(f"Written: {side_by_side(panels, f'{photo.stem}, {scale}', file, boxes, width=1600)}")
+    return SOME_FAILED if failed else 0
+
+
 def _run_path(run_folder: str) -> Path:
     """A run by its folder, or by its name under results."""
     path = Path(run_folder)
@@ -177,14 +198,21 @@ def parity(paths: Sequence[Path]) -> int:
     """Print a verdict per case as it comes; 1 if any fails."""
     from bench.console import console
     from bench.parity import run_parity
+    from bench.parity.record import record
 
     screen = console()
     verdicts: dict[str, int] = {}
+    results = []
     for result in run_parity(paths):
+        results.append(result)
         verdicts[result.verdict] = verdicts.get(result.verdict, 0) + 1
         numbers = f"error {result.error:8.1e}  tolerance {result.tolerance:8.1e}"
         line = f"{result.verdict:4}  {numbers}  {result.case}  ({result.note}, {result.seconds:.1f} s)"
         screen.print(line, markup=False, soft_wrap=True)
+    try:
+        record(results)
+    except UserError as error:  # the verdicts themselves are on the screen
+        screen.print(f"Not put on record for `list methods`: {error}", markup=False, soft_wrap=True)
     screen.print(", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items())) + ".", markup=False)
     if "pass" not in verdicts and "fail" not in verdicts:
         screen.print("Nothing was compared.")

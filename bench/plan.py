@@ -68,10 +68,10 @@ def make_plan(settings: RunSettings) -> Plan:
     protocol = get(settings.protocol)
     sources = [_find_source(name, settings, protocol) for name in settings.datasets]
     _refuse_namesakes(sources)
-    networks = [network for method in settings.methods for network in _networks(method, settings)]
     cells = [
         _complete(replace(network, dataset=source.name, family=source.family, scale=scale), source, settings, protocol)
-        for network in networks
+        for method in settings.methods
+        for network in networks(method, settings)
         for source in sources
         for scale in settings.scales
     ]
@@ -117,8 +117,8 @@ def _refuse_namesakes(sources: Sequence[_Source]) -> None:
             raise UserError(f"Two datasets are called {name!r}: rename a folder, or run them one after the other.")
 
 
-def _networks(method: str, settings: RunSettings) -> Iterator[Cell]:
-    """One cell without a dataset per backbone of a method, with its weights."""
+def networks(method: str, settings: RunSettings) -> Iterator[Cell]:
+    """One cell without a dataset per backbone of a method, with its weights, or why there are none."""
     weights = settings.weights.get(method, "shipped")
     options = settings.options.get(method, {})
     for backbone in _backbones(method, weights, settings.backbones):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from methods.base import SRMethod
@@ -42,6 +43,8 @@ class ImplicitMethod(SRMethod):
 
     def features(self, x: Tensor) -> Tensor:
         """The encoder's features (B, C, h', w') of a normalised image (B, 3, h', w')."""
+        if x.device.type == "cpu" and self.encoder_window is None:
+            x = x.contiguous(memory_format=torch.channels_last)  # a tenth faster, and what decoders gather from
         with part("encoder"):
             found: Tensor = self.encoder(x)
         return found

@@ -56,16 +56,27 @@ def comparison(
     folder = run.path / "images" / dataset / f"x{scale:g}"
     hr = _open(folder / f"{image}_hr.png")
     panels = [Panel("HR", "", hr), *_panels(run, folder, (dataset, image, scale), methods, backbone)]
-    boxes = list(crops) or [most_structured(hr, max(16, min(hr.size) // 6))]
+    file = Path(out) if out is not None else run.path / "reports" / f"{dataset}_{image}_x{scale:g}.png"
+    return side_by_side(panels, f"{image}, x{scale:g}", file, crops, width=width)
+
+
+def side_by_side(panels: Sequence[Panel], name: str, file: Path, crops: Sequence[Box] = (), *, width: int = 1200) -> Path:
+    """Draw the first panel whole, with the frames of the details, and beside it the details of all panels.
+
+    crops: the details; none given: the most structured square of the first panel. name: what stands under it.
+
+    Raises:
+        ReportError: a detail lies outside, or the file cannot be written.
+    """
+    hr = panels[0].image
+    boxes = list(crops) or [most_structured(hr, max(min(16, *hr.size), min(hr.size) // 6))]
     for top, left, height, breadth in boxes:
         if min(top, left) < 0 or min(height, breadth) < 1 or top + height > hr.height or left + breadth > hr.width:
             raise ReportError(
                 f"The crop {top},{left},{height},{breadth} is not inside the {hr.height}x{hr.width} image."
             )
-    picture = _compose(panels, boxes, f"{image}, x{scale:g}", width)
-    file = Path(out) if out is not None else run.path / "reports" / f"{dataset}_{image}_x{scale:g}.png"
     buffer = BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
+    _compose(panels, boxes, name, width).save(buffer, "PNG", optimize=True)
     return write_atomic(file, buffer.getvalue())
 
 
@@ -114,9 +125,9 @@ def _open(file: Path) -> Image.Image:
 
 
 def _compose(panels: Sequence[Panel], boxes: Sequence[Box], name: str, width: int) -> Image.Image:
-    """The HR image at the left; at the right the details, in two rows for one detail, else in one row for each."""
+    """The first panel at the left; at the right the details, in two or three rows, or in one row for each of several."""
     hr = panels[0].image
-    columns = math.ceil(len(panels) / 2) if len(boxes) == 1 else len(panels)
+    columns = math.ceil(len(panels) / (2 if len(panels) <= 10 else 3)) if len(boxes) == 1 else len(panels)
     rows = math.ceil(len(panels) * len(boxes) / columns)
     aspect = max(box[2] / box[3] for box in boxes)
     shape = min(hr.width / hr.height, 1.5)

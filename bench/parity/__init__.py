@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 
-from bench.parity.cases import CannotRun, Case, CaseResult, Check, Verdict, find_cases
+from bench.parity.cases import CannotRun, Case, CaseResult, Check, Verdict, find_cases, method_name
 from methods.errors import UserError
 
 __all__ = ["CaseResult", "run_parity"]
@@ -55,4 +55,5 @@ def run_case(case: Case) -> CaseResult:
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         worst, verdict = Check(" ".join(f"{kind}{error}".split())[:300], math.nan, math.nan), "fail"
     seconds = time.perf_counter() - start
-    return CaseResult(case.name, case.kind, worst.error, worst.tolerance, verdict, seconds, worst.name)
+    error, tolerance = worst.error, worst.tolerance
+    return CaseResult(case.name, case.kind, error, tolerance, verdict, seconds, worst.name, method_name(case))

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from methods.errors import UserError
+from methods.registry import by_reference_name
 
 Array = npt.NDArray[Any]
 Verdict = Literal["pass", "fail", "skip"]
@@ -59,6 +60,8 @@ class CaseResult:
     seconds: float
     note: str
     """Which check was the worst, or why there is none."""
+    method: str | None = None
+    """The registered method that the case is about, if it is about one."""
 
     @property
     def passed(self) -> bool:
@@ -118,6 +121,16 @@ def find_cases(paths: Iterable[str | Path]) -> list[Case]:
         else:
             files[path.with_suffix(".json") if path.suffix == ".npz" else path] = None
     return [_read(file) for file in files]
+
+
+def method_name(case: Case) -> str | None:
+    """The registered method that a case is about: its variant, what its config calls it, or its method; else None."""
+    if case.kind != "method":
+        return None
+    for name in (case.spec.get("variant"), case.spec["config"].get("name"), case.spec["method"]):
+        if isinstance(name, str) and (spec := by_reference_name(name)):
+            return spec.name
+    return None
 
 
 def _read(path: Path) -> Case:

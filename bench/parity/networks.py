@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.parity.cases import Array, CannotRun, Case, Check
+from bench.parity.cases import Array, CannotRun, Case, Check, method_name
 from bench.parity.weights import fill
 from kernels import available_backends, dmax_to_window, from_kernel_units, rasterize
 from methods import build, method_spec
 from methods.encoders import build_encoder
 from methods.errors import UserError
 from methods.loading import method_class
-from methods.registry import ENCODERS, by_reference_name
+from methods.registry import ENCODERS
 
 _ENCODER_HPARAMS = {
     "n_resblocks": "blocks",
@@ -36,7 +36,7 @@ _ENCODER_HPARAMS = {
 
 def check_method(case: Case) -> list[Check]:
     """A whole method: LR to image, and the intermediate arrays that both sides have."""
-    name, backbone = _method_name(case), case.spec["backbone"]
+    name, backbone = method_name(case), case.spec["backbone"]
     if name is None:
         raise CannotRun(f"no method called {case.spec['method']} in this version")
     if backbone not in method_spec(name).backbones:
@@ -52,14 +52,6 @@ def check_method(case: Case) -> list[Check]:
     aside = f" (not compared: {', '.join(sorted(rest))})" if rest else ""
     shared = ["out", *(key for key in case.arrays if key in ours and key != "out")]
     return [_compare(key + aside, ours[key], case.arrays[key], _rtol(case, key)) for key in shared]
-
-
-def _method_name(case: Case) -> str | None:
-    """The registered method that a case is about: its variant, what its config calls it, or its folder's method."""
-    for name in (case.spec.get("variant"), case.spec["config"].get("name"), case.spec["method"]):
-        if isinstance(name, str) and (spec := by_reference_name(name)):
-            return spec.name
-    return None
 
 
 def check_encoder(case: Case) -> list[Check]:

@@ -38,8 +38,10 @@ class WindowAttention(nn.Module):
         """Map tokens (B, windows, n, C), n = window^2; mask (windows, n, n) is added to the scores."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5).flatten(1, 2)
         bias = self.relative_position_bias_table[self.index].permute(2, 0, 1)
-        if mask is not None:
-            bias = (mask[:, None] + bias).repeat(x.shape[0], 1, 1, 1)
+        # Four axes also without a mask: with three, PyTorch's attention takes its slow path.
+        bias = (bias[None] if mask is None else (mask[:, None] + bias).repeat(x.shape[0], 1, 1, 1)).expand(
+            len(q), -1, -1, -1
+        )
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         mixed: Tensor = self.proj(out.transpose(1, 2).reshape(x.shape))
         return mixed

@@ -4,6 +4,12 @@ Every LR pixel carries one learnt Gaussian embedding; the decoder conditions it 
 (condition injection), lets the embeddings interact, and splits each into 16 Gaussians whose sum is the image. Where the
 official code (github.com/ChrisDud0257/GSASR) differs from the paper, this follows the code, whose checkpoints it loads;
 the decoder's modules bear its names.
+
+Quirks of the official code that are kept: EDSR without its global skip; the network is told the inverse of the scale;
+the attention to the scale has identical keys and so adds one vector per layer; shifted windows wrap around without a
+mask, and in the cross-attention only the features shift; the relative position index of the cross-attention collides;
+LR pixels carry 144 distinct embeddings per window, not one; a Gaussian is cut off at `dmax` of the image's side, which
+shows on small images (`lr_window` counts LR pixels instead); sigma is at most 1 / 1.2 LR pixels, |rho| at most 0.999999.
 """
 
 from __future__ import annotations
