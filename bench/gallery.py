@@ -52,7 +52,9 @@ def renderings(photo: str | Path, settings: RunSettings, *, enlarge: bool = Fals
     (scale,) = settings.scales
     cells = [cell for method in settings.methods for cell in networks(method, settings)]
     if all(cell.problem or not method_spec(cell.method).learned for cell in cells):
-        raise UserError(next((cell.problem for cell in cells if cell.problem), None) or "No method was named: name one.")
+        raise UserError(
+            next((cell.problem for cell in cells if cell.problem), None) or "No method was named: name one."
+        )
     task = _task(read_image(photo), scale, settings, enlarge)
     yield task.first
     several = len({cell.backbone for cell in cells if cell.backbone}) > 1

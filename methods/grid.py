@@ -41,8 +41,8 @@ class Axis:
 class Member(NamedTuple):
     """One of the neighbours that a query looks at, along one axis, for all queries: each (out,)."""
 
-    index: Tensor
-    """Feature pixel, int64."""
+    pixel: Tensor
+    """Index of the feature pixel, int64."""
     rel: Tensor
     """Query minus centre of that pixel, in half LR pixels; float64, or float32 where that is part of the definition."""
     weight: Tensor
@@ -102,7 +102,7 @@ def areas(rel_y: Tensor, rel_x: Tensor) -> Tensor:
 
 
 def cell_factor(rule: str, scale: float, largest: float) -> float:
-    """What the cell is multiplied by: 1, or under the rule "clipped", beyond `largest`, what keeps it as it is there."""
+    """What the cell is multiplied by: 1, or if "clipped", beyond `largest`, what keeps it as it is there."""
     return max(scale / largest, 1.0) if rule == "clipped" else 1.0
 
 

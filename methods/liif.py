@@ -6,8 +6,8 @@ exact rearrangements of the published form make it cheap; each is explained wher
 
 Quirks of the official code that are kept: outside the outermost centres of the LR image all four members are the same
 one or two pixels, so the MLP extrapolates there; official checkpoints hold mean shifts of the encoder that are never
-called. Queries are assigned to LR pixels by whole numbers instead of float32 coordinates moved by 1e-6, which agrees but
-for the rounding of the latter.
+called. Queries are assigned to LR pixels by whole numbers instead of float32 coordinates moved by 1e-6, which agrees
+but for the rounding of the latter.
 """
 
 from __future__ import annotations

@@ -60,7 +60,9 @@ def comparison(
     return side_by_side(panels, f"{image}, x{scale:g}", file, crops, width=width)
 
 
-def side_by_side(panels: Sequence[Panel], name: str, file: Path, crops: Sequence[Box] = (), *, width: int = 1200) -> Path:
+def side_by_side(
+    panels: Sequence[Panel], name: str, file: Path, crops: Sequence[Box] = (), *, width: int = 1200
+) -> Path:
     """Draw the first panel whole, with the frames of the details, and beside it the details of all panels.
 
     crops: the details; none given: the most structured square of the first panel. name: what stands under it.
@@ -125,7 +127,7 @@ def _open(file: Path) -> Image.Image:
 
 
 def _compose(panels: Sequence[Panel], boxes: Sequence[Box], name: str, width: int) -> Image.Image:
-    """The first panel at the left; at the right the details, in two or three rows, or in one row for each of several."""
+    """The first panel at the left; at the right its detail in two or three rows, or in a row for each of several."""
     hr = panels[0].image
     columns = math.ceil(len(panels) / (2 if len(panels) <= 10 else 3)) if len(boxes) == 1 else len(panels)
     rows = math.ceil(len(panels) * len(boxes) / columns)

@@ -55,5 +55,5 @@ def run_case(case: Case) -> CaseResult:
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         worst, verdict = Check(" ".join(f"{kind}{error}".split())[:300], math.nan, math.nan), "fail"
     seconds = time.perf_counter() - start
-    error, tolerance = worst.error, worst.tolerance
-    return CaseResult(case.name, case.kind, error, tolerance, verdict, seconds, worst.name, method_name(case))
+    about = case.name, case.kind, worst.error, worst.tolerance
+    return CaseResult(*about, verdict, seconds, worst.name, method_name(case))

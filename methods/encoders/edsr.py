@@ -59,7 +59,9 @@ class EDSR(nn.Module):
             ours[key] = value
         return ours
 
-    def to_reference(self, state: Mapping[str, Tensor], style: Literal["liif", "basicsr"] = "liif") -> dict[str, Tensor]:
+    def to_reference(
+        self, state: Mapping[str, Tensor], style: Literal["liif", "basicsr"] = "liif"
+    ) -> dict[str, Tensor]:
         """Our keys as official ones, those of the LIIF family or of BasicSR, GSASR and mmediting."""
         if style == "basicsr":
             return dict(state)

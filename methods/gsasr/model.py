@@ -9,7 +9,8 @@ Quirks of the official code that are kept: EDSR without its global skip; the net
 the attention to the scale has identical keys and so adds one vector per layer; shifted windows wrap around without a
 mask, and in the cross-attention only the features shift; the relative position index of the cross-attention collides;
 LR pixels carry 144 distinct embeddings per window, not one; a Gaussian is cut off at `dmax` of the image's side, which
-shows on small images (`lr_window` counts LR pixels instead); sigma is at most 1 / 1.2 LR pixels, |rho| at most 0.999999.
+shows on small images (`lr_window` counts LR pixels instead); sigma is at most 1 / 1.2 LR pixels and the correlation at
+most 0.999999.
 """
 
 from __future__ import annotations

@@ -14,9 +14,9 @@ SIZES = [(7, 14), (6, 31), (11, 40), (1, 6), (8, 8), (5, 3), (23, 69)]
 
 def test_members_by_hand():
     low, high = members(Axis(2, 4, 2))  # output pixels at -0.25, 0.25, 0.75 and 1.25 feature pixels
-    assert low.index.tolist() == [0, 0, 0, 1]
+    assert low.pixel.tolist() == [0, 0, 0, 1]
     assert low.rel.tolist() == [-0.5, 0.5, 1.5, 0.5]
-    assert high.index.tolist() == [0, 1, 1, 1]
+    assert high.pixel.tolist() == [0, 1, 1, 1]
     assert high.rel.tolist() == [-0.5, -1.5, -0.5, 0.5]
     assert low.weight.tolist()[1:3] == [0.75, 0.25]
     assert (low.weight + high.weight).tolist() == [1, 1, 1, 1]
@@ -28,8 +28,8 @@ def test_members_by_hand():
 
 def test_members_look_into_the_padding():
     low, high = members(Axis(2, 4, 8))
-    assert low.index.tolist() == [0, 0, 0, 1]
-    assert high.index.tolist() == [0, 1, 1, 2]
+    assert low.pixel.tolist() == [0, 0, 0, 1]
+    assert high.pixel.tolist() == [0, 1, 1, 2]
 
 
 @pytest.mark.parametrize(("lr", "out"), SIZES)
@@ -45,7 +45,7 @@ def test_slots_are_the_members(lr, out):
     for (index, rel), member in zip(slots(Axis(lr, out, lr)), members(Axis(lr, out, lr)), strict=True):
         on_centre = (member.rel % 2).abs() < 1e-6  # decided by the published rounding
         last = torch.arange(out) == out - 1 - (out // lr) // 2
-        assert index[~(on_centre & last)].tolist() == member.index[~(on_centre & last)].tolist()
+        assert index[~(on_centre & last)].tolist() == member.pixel[~(on_centre & last)].tolist()
         torch.testing.assert_close(rel.double()[~last], member.rel[~last], rtol=0, atol=1e-5)
 
 
