@@ -36,13 +36,27 @@ def list_table(kind: str, pattern: str = "*", data_root: Path | None = None) -> 
 
 
 def _methods(_: Path | None) -> Lines:
+    from bench.facts import read_facts
+    from bench.parity.record import verdict
     from methods.checkpoints import list_checkpoints
     from methods.registry import list_methods
 
     shipped = [(checkpoint.method, checkpoint.backbone) for checkpoint in list_checkpoints()]
+    facts = read_facts()
     for spec in list_methods():
-        weights = ", ".join(backbone for method, backbone in shipped if method == spec.name)
-        yield spec.name, spec.title, ", ".join(spec.backbones) or "-", weights or "-", spec.paper
+        weights = [f"shipped for {backbone}" for method, backbone in shipped if method == spec.name]
+        fact = facts.get((spec.name, spec.backbones[0] if spec.backbones else ""))
+        yield (
+            spec.name,
+            spec.title,
+            spec.paper,
+            spec.venue or "-",
+            ", ".join(spec.backbones) or "-",
+            f"{fact.parameters / 1e6:.2f} M" if fact else "-",
+            f"{fact.macs / 1e9:,.1f} G" if fact else "-",
+            verdict(spec.name) if spec.reference_names else "-",
+            "; ".join(weights) or "-",
+        )
 
 
 def _backbones(_: Path | None) -> Lines:
@@ -99,7 +113,10 @@ def _checkpoints(_: Path | None) -> Lines:
 
 
 LISTS: Mapping[str, tuple[tuple[str, ...], Callable[[Path | None], Lines]]] = {
-    "methods": (("name", "title", "backbones", "weights shipped for", "paper"), _methods),
+    "methods": (
+        ("name", "title", "paper", "venue", "backbones", "parameters", "MACs at x4", "parity", "checkpoints"),
+        _methods,
+    ),
     "backbones": (("name", "title", "methods"), _backbones),
     "datasets": (("name", "title", "images", "where"), _datasets),
     "metrics": (("name", "title", "better", "available", "implementation, or what is missing"), _metrics),

@@ -17,10 +17,13 @@ from methods import load, registry
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
-def block(title: str) -> str:
+GUIDE = (Path(__file__).parents[1] / "docs" / "adding-a-method.md").read_text(encoding="utf-8")
+
+
+def block(title: str, text: str = README) -> str:
     """The code block under the comment `<!-- title -->`."""
-    found = re.search(rf"<!-- {title} -->\n```\w+\n(.*?)```", README, re.DOTALL)
-    assert found, f"the README has no block called {title!r}"
+    found = re.search(rf"<!-- {title} -->\n```\w+\n(.*?)```", text, re.DOTALL)
+    assert found, f"there is no block called {title!r}"
     return found[1]
 
 
@@ -38,6 +41,22 @@ def test_the_method_example_is_a_method(tmp_path, monkeypatch):
     lr = torch.rand(1, 3, 4, 5)
     assert torch.equal(load("nearest")(lr, (8, 10), 2), lr.repeat_interleave(2, 2).repeat_interleave(2, 3))
     sys.modules.pop("nearest")
+
+
+@pytest.mark.parametrize("backbone", ["edsr-baseline", "rdn"])
+def test_the_network_of_the_guide_is_a_method(tmp_path, monkeypatch, backbone):
+    (tmp_path / "nearestmlp.py").write_text(block("network example", GUIDE))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+    line = block("network line", GUIDE).replace("methods.nearestmlp", "nearestmlp")
+    exec(compile(line, "guide", "exec"), vars(registry).copy())
+    model, lr = load("nearestmlp", backbone, weights="random"), torch.rand(2, 3, 4, 5)
+    with torch.inference_mode():
+        whole = model(lr, (9, 17))
+        torch.testing.assert_close(model(lr, (9, 17), chunk=1), whole)
+    assert whole.shape == (2, 3, 9, 17)
+    assert whole.std() > 0
+    sys.modules.pop("nearestmlp")
 
 
 def test_the_dataset_example_is_a_descriptor():
