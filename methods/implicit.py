@@ -5,14 +5,15 @@ An encoder sees (x - 0.5) / 0.5; a decoder answers a query per output pixel; the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from methods.base import SRMethod
-from methods.grid import Axis
+from methods.grid import Axis, Member, members
 from methods.padding import mirror_window
 from methods.parts import part
 
@@ -66,3 +67,41 @@ def axes(size: tuple[int, int], feat_size: tuple[int, int], out_size: tuple[int,
     """The two axes (y, x) of a rendering: sizes of the LR image, of the padded feature map, and of the output."""
     y, x = (Axis(lr, out, feat) for lr, feat, out in zip(size, feat_size, out_size, strict=True))
     return y, x
+
+
+class Neighbours(NamedTuple):
+    """One member of the local ensemble, for N queries."""
+
+    pixel: Tensor
+    """Flat index of the feature pixel, int64 (N,)."""
+    rel: Tensor
+    """Offset (y, x) from its centre in half LR pixels, (N, 2)."""
+    weight: Tensor
+    """(N, 1); the members' sum to 1."""
+
+
+def local_ensemble(
+    index: Tensor, grid: Sequence[Axis], like: Tensor, ensemble: bool = True
+) -> Iterator[Neighbours]:
+    """The four feature pixels around each query, (-,-), (-,+), (+,-), (+,+), or the nearest one.
+
+    index: flat indices of output pixels, (B, Q), row by row; the result has N = B Q. like: the type and device of the
+    result; at least float32 for offsets.
+    """
+    (y, x), rows, cols = grid, index.div(grid[1].out, rounding_mode="floor"), index % grid[1].out
+    image = torch.arange(len(index), device=index.device)[:, None] * (y.feat * x.feat)
+    along = [[_moved(member, like) for member in members(axis, ensemble)] for axis in grid]
+    for (row, rel_y, weight_y), (col, rel_x, weight_x) in product(*along):
+        rel = torch.stack([rel_y[rows], rel_x[cols]], dim=-1).flatten(0, 1)
+        weight = (weight_y[rows] * weight_x[cols]).view(-1, 1)
+        yield Neighbours((image + row[rows] * x.feat + col[cols]).flatten(), rel, weight)
+
+
+def _moved(member: Member, like: Tensor) -> Member:
+    kind = wide(like.dtype)
+    return Member(member.pixel.to(like.device), *(value.to(like.device, kind) for value in member[1:]))
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The type for coordinates and phases of a network in `dtype`: float32 at least."""
+    return torch.promote_types(dtype, torch.float32)

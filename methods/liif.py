@@ -12,16 +12,15 @@ but for the rounding of the latter.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.grid import Axis, CellRule, cell_factor, check_cell, members
-from methods.implicit import ImplicitMethod, axes
+from methods.grid import Axis, CellRule, cell_factor, check_cell
+from methods.implicit import ImplicitMethod, axes, local_ensemble
 from methods.mlp import MLP
 from methods.parts import part
 
@@ -100,11 +99,12 @@ class LIIF(ImplicitMethod):
         local = self._local_matrix(grid, scale).to(feat.hidden)
         mixed = feat.hidden.new_zeros(())
         with part("MLP, other layers"):
-            for pixel, rel, weight in self._members(feat.hidden, index, grid):
-                x = feat.hidden.flatten(0, 2).index_select(0, pixel).addmm_(rel, local).relu_()
+            for pixel, rel, weight in local_ensemble(index, grid, feat.hidden, self.local_ensemble):
+                offset = F.pad(rel, (0, 1), value=1.0).to(feat.hidden)
+                x = feat.hidden.flatten(0, 2).index_select(0, pixel).addmm_(offset, local).relu_()
                 for layer in inner:
                     x = layer(x).relu_()
-                mixed = torch.addcmul(mixed, weight, x)
+                mixed = torch.addcmul(mixed, weight.to(x), x)
             # The weights sum to 1, so the last layer, being linear, may follow the mixture: once instead of four times.
             out: Tensor = last(mixed).view(*index.shape, 3).transpose(1, 2)
         return self.denormalise(out)
@@ -125,15 +125,3 @@ class LIIF(ImplicitMethod):
             cells = [axis.rel_cell * factor for axis, factor in zip(grid, clip, strict=True)]
             constant = constant + cell @ cell.new_tensor(cells)
         return torch.cat([offset.T, constant[None]])
-
-    def _members(self, hidden: Tensor, index: Tensor, grid: Sequence[Axis]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Per member of the ensemble: feature pixels (B Q,), (offset y, offset x, 1) (B Q, 3), weights (B Q, 1)."""
-        batch, height, width, _ = hidden.shape
-        rows, cols = index.div(grid[1].out, rounding_mode="floor"), index % grid[1].out
-        image = torch.arange(batch, device=hidden.device)[:, None] * (height * width)
-        y, x = (members(axis, self.local_ensemble) for axis in grid)
-        for (row, rel_y, weight_y), (col, rel_x, weight_x) in product(y, x):
-            pixel = image + row.to(hidden.device)[rows] * width + col.to(hidden.device)[cols]
-            rel_y, rel_x, weight_y, weight_x = (t.to(hidden) for t in (rel_y, rel_x, weight_y, weight_x))
-            rel = torch.stack([rel_y[rows], rel_x[cols], hidden.new_ones(index.shape)], dim=-1)
-            yield pixel.flatten(), rel.flatten(0, 1), (weight_y[rows] * weight_x[cols]).view(-1, 1)

@@ -1,0 +1,137 @@
+"""LTE: the local texture estimator (Lee and Jin, CVPR 2022, arXiv 2111.08918).
+
+Two convolutions estimate, for every feature pixel, amplitudes and frequencies of its surroundings; an MLP decodes these
+waves at the query's offset, the four nearest feature pixels are mixed bilinearly, and the result is added to the image
+enlarged bilinearly. LTE+ is the same network with its layers written as 1x1 convolutions and its frequencies in another
+order; its checkpoints are read too.
+
+Quirks of the official code that are kept: beyond ×4 the network is told the cell of ×4 (`cell`); images for SwinIR are
+mirrored to whole windows, by a whole one where they fit already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from methods.encoders.edsr import conv3x3
+from methods.fourier import halves, waves
+from methods.grid import CellRule, bilinear, cell_factor, check_cell
+from methods.implicit import ImplicitMethod, axes, local_ensemble
+from methods.mlp import MLP
+from methods.parts import part
+
+CHUNK = 4096
+"""Queries at a time: their 256 hidden units fit the cache of a CPU core."""
+
+
+class Encoded(NamedTuple):
+    """What of an LR image does not depend on the scale; sizes with the padding of window encoders."""
+
+    size: tuple[int, int]
+    """(h, w) of the LR image."""
+    image: Tensor
+    """The normalised image, (B, 3, h', w')."""
+    coef: Tensor
+    """Amplitudes of cosines, then of sines, (B, h', w', dim)."""
+    freq: Tensor
+    """Frequencies along y, then along x, (B, h', w', dim)."""
+
+
+class LTE(ImplicitMethod):
+    """LTE on any encoder; the defaults are the published model.
+
+    dim: amplitudes and frequencies per pixel. hidden: widths of the MLP. cell: `"clipped"`, an output pixel's size,
+    beyond `scale_max` that of `scale_max`, as LTE evaluates, or `"true"`, its size at every scale. Both axes have their
+    own size.
+    """
+
+    options = frozenset({"cell", "scale_max"})
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        dim: int = 256,
+        hidden: tuple[int, ...] = (256, 256, 256),
+        cell: CellRule = "clipped",
+        scale_max: float = 4.0,
+    ) -> None:
+        super().__init__(encoder)
+        check_cell(cell, "LTE")
+        self.cell, self.scale_max = cell, scale_max
+        self.coef, self.freq = conv3x3(self.channels, dim), conv3x3(self.channels, dim)
+        self.phase = nn.Linear(2, dim // 2, bias=False)
+        self.imnet = MLP(dim, *hidden, 3)
+
+    @classmethod
+    def reference_hparams(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        dim = config.get("hidden_dim", 256)
+        if "imnet_spec" in config:
+            hidden = config["imnet_spec"]["args"]["hidden_list"]
+        else:
+            hidden = [dim] * config.get("num_layer", 3)
+        return {"dim": dim, "hidden": tuple(hidden)}
+
+    def from_reference(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Official keys are ours but for the encoder's; LTE+ has `layers` of 1x1 kernels and all y frequencies first."""
+        if "layers.0.weight" in state:
+            state = dict(state)
+            for key in [key for key in state if key.startswith("layers.")]:
+                state[f"imnet.{key}"] = state.pop(key).flatten(1) if key.endswith("weight") else state.pop(key)
+            for key in ("freq.weight", "freq.bias"):
+                state[key] = torch.stack(state[key].chunk(2), dim=1).flatten(0, 1)
+        return super().from_reference(state)
+
+    def encode(self, lr: Tensor) -> Encoded:
+        image = self.normalise(lr)
+        features = self.features(image)
+        with part("amplitudes and frequencies"):
+            coef = self.coef(features)
+            freq = F.conv2d(features, halves(self.freq.weight), halves(cast(Tensor, self.freq.bias)), padding=1)
+            maps = [x.permute(0, 2, 3, 1).contiguous() for x in (coef, freq)]
+        return Encoded((lr.shape[-2], lr.shape[-1]), image, *maps)
+
+    def render(
+        self, feat: Encoded, out_size: tuple[int, int], scale: tuple[float, float], *, chunk: int | None = None
+    ) -> Tensor:
+        batch = len(feat.image)
+        pixels = torch.arange(out_size[0] * out_size[1], device=feat.image.device)
+        queries = torch.chunk(pixels, -(-len(pixels) * batch // (chunk or CHUNK)))
+        colors = [self._decode(feat, index.expand(batch, -1), out_size, scale) for index in queries]
+        skip = bilinear(feat.image, axes(feat.size, self._map_size(feat), out_size))
+        return self.denormalise(torch.cat(colors, dim=-1).view(batch, 3, *out_size) + skip)
+
+    def render_at(self, feat: Encoded, index: Tensor, out_size: tuple[int, int], scale: tuple[float, float]) -> Tensor:
+        """Colours (B, 3, Q) of the output pixels with flat indices (B, Q), int64 in [0, H * W), row by row."""
+        skip = bilinear(feat.image, axes(feat.size, self._map_size(feat), out_size)).flatten(2)
+        picked = skip.gather(2, index[:, None].expand(-1, 3, -1))
+        return self.denormalise(self._decode(feat, index, out_size, scale) + picked)
+
+    def _decode(self, feat: Encoded, index: Tensor, out_size: tuple[int, int], scale: tuple[float, float]) -> Tensor:
+        """The MLP's colours (B, 3, Q), normalised, without the enlarged image."""
+        *inner, last = (layer for layer in self.imnet.layers if isinstance(layer, nn.Linear))
+        grid = axes(feat.size, self._map_size(feat), out_size)
+        factors = [cell_factor(self.cell, s, self.scale_max) for s in scale]
+        cell = [axis.rel_cell * factor for axis, factor in zip(grid, factors, strict=True)]
+        phase = self.phase.weight @ self.phase.weight.new_tensor(cell)
+        coef, freq = feat.coef.flatten(0, 2), feat.freq.flatten(0, 2)
+        mixed = coef.new_zeros(())
+        for pixel, rel, weight in local_ensemble(index, grid, coef):
+            with part("waves"):
+                x = waves(coef.index_select(0, pixel), freq.index_select(0, pixel), rel, phase)
+            with part("MLP"):
+                for layer in inner:
+                    x = layer(x).relu_()
+                mixed = torch.addcmul(mixed, weight.to(x), x)
+        # The weights sum to 1, so the last layer, being linear, may follow the mixture: once instead of four times.
+        out: Tensor = last(mixed).view(*index.shape, 3).transpose(1, 2)
+        return out
+
+    @staticmethod
+    def _map_size(feat: Encoded) -> tuple[int, int]:
+        return feat.coef.shape[1], feat.coef.shape[2]
