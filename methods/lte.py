@@ -11,7 +11,8 @@ mirrored to whole windows, by a whole one where they fit already.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -19,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.encoders.edsr import conv3x3
-from methods.fourier import halves, waves
-from methods.grid import CellRule, bilinear, cell_factor, check_cell
-from methods.implicit import ImplicitMethod, axes, local_ensemble
+from methods.fourier import GridWaves, halves, waves
+from methods.grid import Axis, CellRule, bilinear, cell_factor, check_cell, members, row_blocks
+from methods.implicit import ImplicitMethod, axes, local_ensemble, wide
 from methods.mlp import MLP
 from methods.parts import part
 
@@ -99,37 +100,56 @@ class LTE(ImplicitMethod):
     def render(
         self, feat: Encoded, out_size: tuple[int, int], scale: tuple[float, float], *, chunk: int | None = None
     ) -> Tensor:
-        batch = len(feat.image)
-        pixels = torch.arange(out_size[0] * out_size[1], device=feat.image.device)
-        queries = torch.chunk(pixels, -(-len(pixels) * batch // (chunk or CHUNK)))
-        colors = [self._decode(feat, index.expand(batch, -1), out_size, scale) for index in queries]
-        skip = bilinear(feat.image, axes(feat.size, self._map_size(feat), out_size))
-        return self.denormalise(torch.cat(colors, dim=-1).view(batch, 3, *out_size) + skip)
+        grid = axes(feat.size, self._map_size(feat), out_size)
+        y, x = ([members(axis) for axis in grid])
+        phase = self._phase(grid, scale)
+        images = []
+        for coef, freq in zip(feat.coef, feat.freq, strict=True):
+            wave = GridWaves(coef, freq, [m[:2] for m in y], [m[:2] for m in x], phase)
+            weights = [[(m.weight.to(coef)) for m in along] for along in (y, x)]
+            images.append(torch.cat([self._rows(wave, rows, weights) for rows in row_blocks(out_size, chunk or CHUNK)]))
+        colors = torch.stack(images).permute(0, 3, 1, 2)
+        return self.denormalise(colors + bilinear(feat.image, grid))
+
+    def _rows(self, wave: GridWaves, rows: slice, weights: Sequence[Sequence[Tensor]]) -> Tensor:
+        """Colours (rows, W, 3) of some output rows of one image, normalised, without the enlarged image."""
+        mixed = weights[0][0].new_zeros(())
+        for number_y, number_x in product(range(2), range(2)):
+            with part("waves"):
+                x = wave(rows, (number_y, number_x))
+            weight = weights[0][number_y][rows, None, None] * weights[1][number_x][:, None]
+            mixed = torch.addcmul(mixed, weight, self._hidden(x))
+        return self._last(mixed)
 
     def render_at(self, feat: Encoded, index: Tensor, out_size: tuple[int, int], scale: tuple[float, float]) -> Tensor:
         """Colours (B, 3, Q) of the output pixels with flat indices (B, Q), int64 in [0, H * W), row by row."""
-        skip = bilinear(feat.image, axes(feat.size, self._map_size(feat), out_size)).flatten(2)
-        picked = skip.gather(2, index[:, None].expand(-1, 3, -1))
-        return self.denormalise(self._decode(feat, index, out_size, scale) + picked)
-
-    def _decode(self, feat: Encoded, index: Tensor, out_size: tuple[int, int], scale: tuple[float, float]) -> Tensor:
-        """The MLP's colours (B, 3, Q), normalised, without the enlarged image."""
-        *inner, last = (layer for layer in self.imnet.layers if isinstance(layer, nn.Linear))
         grid = axes(feat.size, self._map_size(feat), out_size)
-        factors = [cell_factor(self.cell, s, self.scale_max) for s in scale]
-        cell = [axis.rel_cell * factor for axis, factor in zip(grid, factors, strict=True)]
-        phase = self.phase.weight @ self.phase.weight.new_tensor(cell)
-        coef, freq = feat.coef.flatten(0, 2), feat.freq.flatten(0, 2)
+        coef, freq, phase = feat.coef.flatten(0, 2), feat.freq.flatten(0, 2), self._phase(grid, scale)
         mixed = coef.new_zeros(())
         for pixel, rel, weight in local_ensemble(index, grid, coef):
-            with part("waves"):
-                x = waves(coef.index_select(0, pixel), freq.index_select(0, pixel), rel, phase)
-            with part("MLP"):
-                for layer in inner:
-                    x = layer(x).relu_()
-                mixed = torch.addcmul(mixed, weight.to(x), x)
-        # The weights sum to 1, so the last layer, being linear, may follow the mixture: once instead of four times.
-        out: Tensor = last(mixed).view(*index.shape, 3).transpose(1, 2)
+            x = waves(coef.index_select(0, pixel), freq.index_select(0, pixel), rel, phase)
+            mixed = torch.addcmul(mixed, weight.to(x), self._hidden(x))
+        colors = self._last(mixed).view(*index.shape, 3).transpose(1, 2)
+        skip = bilinear(feat.image, grid).flatten(2).gather(2, index[:, None].expand(-1, 3, -1))
+        return self.denormalise(colors + skip)
+
+    def _phase(self, grid: tuple[Axis, Axis], scale: tuple[float, float]) -> Tensor:
+        """What the cell adds to the angles, (dim / 2,): the same for all queries of an image."""
+        factors = [cell_factor(self.cell, s, self.scale_max) for s in scale]
+        weight = self.phase.weight.to(wide(self.phase.weight.dtype))
+        return weight @ weight.new_tensor([axis.rel_cell * factor for axis, factor in zip(grid, factors, strict=True)])
+
+    def _hidden(self, x: Tensor) -> Tensor:
+        """The MLP up to its last layer."""
+        *inner, _ = (layer for layer in self.imnet.layers if isinstance(layer, nn.Linear))
+        with part("MLP"):
+            for layer in inner:
+                x = layer(x).relu_()
+        return x
+
+    def _last(self, mixed: Tensor) -> Tensor:
+        """The MLP's last layer: being linear, it may follow the mixture, whose weights sum to 1, once not four times."""
+        out: Tensor = self.imnet.layers[-1](mixed)
         return out
 
     @staticmethod
