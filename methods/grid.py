@@ -75,19 +75,44 @@ def nearest(coord: Tensor, count: int) -> Tensor:
     return (((coord + 1) * count - 1) / 2).round().long()
 
 
-def slots(axis: Axis) -> list[tuple[Tensor, Tensor]]:
-    """LIIF's two neighbours in published float32 arithmetic: per shift (-, +), index and rel.
+class Slots(NamedTuple):
+    """LIIF's two neighbours of each position along an axis, in published float32 arithmetic: (2, n) each.
 
     For methods whose neighbours enter by slot, where the rounding of a query on an LR centre decides what it sees.
-    Weights are not per axis there: see `areas`.
     """
-    coord, lr_coord = centres(axis.out * axis.feat / axis.lr, axis.out), centres(axis.feat, axis.feat)
-    found = []
-    for shift in (-1, 1):
-        moved = (coord + (shift / axis.feat + NUDGE)).clamp(-1 + NUDGE, 1 - NUDGE)
-        index = nearest(moved, axis.feat)
-        found.append((index, (coord - lr_coord[index]) * axis.feat))
-    return found
+
+    pixel: Tensor
+    """Index of the feature pixel for the shifts (-, +), int64."""
+    rel: Tensor
+    """Query minus centre of that pixel, in half LR pixels, float32."""
+
+    @property
+    def share(self) -> Tensor:
+        """Shares (2, n) of which ensemble weights are products, but for `degenerate` positions."""
+        size = self.rel.abs().clamp(min=1e-9)
+        return size.flip(0) / size.sum(0)
+
+    @property
+    def degenerate(self) -> list[int]:
+        """Positions on the centre of the last pixel at odd whole scales: both offsets are 0 up to rounding.
+
+        There the published weights, `areas`, are not a product over axes.
+        """
+        return torch.nonzero(self.rel.abs().sum(0) < 1).flatten().tolist()
+
+
+def slots(axis: Axis, coord: Tensor | None = None) -> Slots:
+    """The neighbours of float32 coordinates in [-1, 1] of the padded map; by default those of all output pixels."""
+    coord = coordinates(axis) if coord is None else coord
+    lr_coord = centres(axis.feat, axis.feat)
+    moved = [(coord + (shift / axis.feat + NUDGE)).clamp(-1 + NUDGE, 1 - NUDGE) for shift in (-1, 1)]
+    pixel = torch.stack([nearest(along, axis.feat) for along in moved])
+    return Slots(pixel, (coord - lr_coord[pixel]) * axis.feat)
+
+
+def coordinates(axis: Axis) -> Tensor:
+    """Float32 centres of the output pixels in [-1, 1], which spans the padded map."""
+    return centres(axis.out * axis.feat / axis.lr, axis.out)
 
 
 def areas(rel_y: Tensor, rel_x: Tensor) -> Tensor:

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.encoders.edsr import conv3x3
-from methods.fourier import GridWaves, halves, waves
+from methods.fourier import GridWaves, WaveMaps, halves, waves
 from methods.grid import Axis, CellRule, bilinear, cell_factor, check_cell, members, row_blocks
 from methods.implicit import ImplicitMethod, axes, local_ensemble, wide
 from methods.mlp import MLP
@@ -28,19 +28,6 @@ from methods.parts import part
 
 CHUNK = 4096
 """Queries at a time: their 256 hidden units fit the cache of a CPU core."""
-
-
-class Encoded(NamedTuple):
-    """What of an LR image does not depend on the scale; sizes with the padding of window encoders."""
-
-    size: tuple[int, int]
-    """(h, w) of the LR image."""
-    image: Tensor
-    """The normalised image, (B, 3, h', w')."""
-    coef: Tensor
-    """Amplitudes of cosines, then of sines, (B, h', w', dim)."""
-    freq: Tensor
-    """Frequencies along y, then along x, (B, h', w', dim)."""
 
 
 class LTE(ImplicitMethod):
@@ -79,7 +66,7 @@ class LTE(ImplicitMethod):
         return {"dim": dim, "hidden": tuple(hidden)}
 
     def from_reference(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Official keys are ours but for the encoder's; LTE+ has `layers` of 1x1 kernels and all y frequencies first."""
+        """Official keys are ours but for the encoder's; LTE+ has `layers` of 1x1 kernels, all y frequencies first."""
         if "layers.0.weight" in state:
             state = dict(state)
             for key in [key for key in state if key.startswith("layers.")]:
@@ -88,20 +75,20 @@ class LTE(ImplicitMethod):
                 state[key] = torch.stack(state[key].chunk(2), dim=1).flatten(0, 1)
         return super().from_reference(state)
 
-    def encode(self, lr: Tensor) -> Encoded:
+    def encode(self, lr: Tensor) -> WaveMaps:
         image = self.normalise(lr)
         features = self.features(image)
         with part("amplitudes and frequencies"):
             coef = self.coef(features)
             freq = F.conv2d(features, halves(self.freq.weight), halves(cast(Tensor, self.freq.bias)), padding=1)
             maps = [x.permute(0, 2, 3, 1).contiguous() for x in (coef, freq)]
-        return Encoded((lr.shape[-2], lr.shape[-1]), image, *maps)
+        return WaveMaps((lr.shape[-2], lr.shape[-1]), image, *maps)
 
     def render(
-        self, feat: Encoded, out_size: tuple[int, int], scale: tuple[float, float], *, chunk: int | None = None
+        self, feat: WaveMaps, out_size: tuple[int, int], scale: tuple[float, float], *, chunk: int | None = None
     ) -> Tensor:
-        grid = axes(feat.size, self._map_size(feat), out_size)
-        y, x = ([members(axis) for axis in grid])
+        grid = axes(feat.size, feat.map_size, out_size)
+        y, x = [members(axis) for axis in grid]
         phase = self._phase(grid, scale)
         images = []
         for coef, freq in zip(feat.coef, feat.freq, strict=True):
@@ -121,9 +108,9 @@ class LTE(ImplicitMethod):
             mixed = torch.addcmul(mixed, weight, self._hidden(x))
         return self._last(mixed)
 
-    def render_at(self, feat: Encoded, index: Tensor, out_size: tuple[int, int], scale: tuple[float, float]) -> Tensor:
+    def render_at(self, feat: WaveMaps, index: Tensor, out_size: tuple[int, int], scale: tuple[float, float]) -> Tensor:
         """Colours (B, 3, Q) of the output pixels with flat indices (B, Q), int64 in [0, H * W), row by row."""
-        grid = axes(feat.size, self._map_size(feat), out_size)
+        grid = axes(feat.size, feat.map_size, out_size)
         coef, freq, phase = feat.coef.flatten(0, 2), feat.freq.flatten(0, 2), self._phase(grid, scale)
         mixed = coef.new_zeros(())
         for pixel, rel, weight in local_ensemble(index, grid, coef):
@@ -148,10 +135,6 @@ class LTE(ImplicitMethod):
         return x
 
     def _last(self, mixed: Tensor) -> Tensor:
-        """The MLP's last layer: being linear, it may follow the mixture, whose weights sum to 1, once not four times."""
+        """The MLP's last layer: linear, so it may follow the mixture, whose weights sum to 1, once instead of four times."""
         out: Tensor = self.imnet.layers[-1](mixed)
         return out
-
-    @staticmethod
-    def _map_size(feat: Encoded) -> tuple[int, int]:
-        return feat.coef.shape[1], feat.coef.shape[2]

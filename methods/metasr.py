@@ -107,7 +107,7 @@ class MetaSR(ImplicitMethod):
         return colors + sampled[:, :, -1:]
 
     def _kernels(self) -> tuple[Tensor, Tensor]:
-        """The MLP's last layer as 3x3 kernels: per colour and hidden unit (3, hidden, C, 3, 3); its bias (3, C, 3, 3)."""
+        """The MLP's last layer as 3x3 kernels, (3, hidden, C, 3, 3) per colour and hidden unit; its bias (3, C, 3, 3)."""
         last = cast(nn.Linear, self.imnet.layers[2])
         shape = (self.channels, 3, 3, 3)
         return last.weight.view(*shape, -1).permute(3, 4, 0, 1, 2), last.bias.view(shape).permute(3, 0, 1, 2)

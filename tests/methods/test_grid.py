@@ -42,7 +42,7 @@ def test_nearest_is_that_of_grid_sample(lr, out):
 
 @pytest.mark.parametrize(("lr", "out"), SIZES)
 def test_slots_are_the_members(lr, out):
-    for (index, rel), member in zip(slots(Axis(lr, out, lr)), members(Axis(lr, out, lr)), strict=True):
+    for index, rel, member in zip(*slots(Axis(lr, out, lr)), members(Axis(lr, out, lr)), strict=True):
         on_centre = (member.rel % 2).abs() < 1e-6  # decided by the published rounding
         last = torch.arange(out) == out - 1 - (out // lr) // 2
         assert index[~(on_centre & last)].tolist() == member.pixel[~(on_centre & last)].tolist()
