@@ -1,8 +1,8 @@
 """Cross-scale non-local attention (Mei et al., CVPR 2020), as CiaoSR and LM-CiaoSR use it.
 
-Every 3x3 patch of a feature map is compared with all 3x3 patches of the map at half its size; the 6x6 patches of the map
-itself that lie above the latter are mixed accordingly, laid over one another at twice the size, and brought back by a
-strided convolution. Mixing, laying and convolving are linear, so each 6x6 patch becomes a 4x4 patch of the result
+Every 3x3 patch of a feature map is compared with all 3x3 patches of the map at half its size; the 6x6 patches of the
+map itself that lie above the latter are mixed accordingly, laid over one another at twice the size, and brought back by
+a strided convolution. Mixing, laying and convolving are linear, so each 6x6 patch becomes a 4x4 patch of the result
 beforehand, less than half the numbers to mix; queries are taken a few rows at a time, so that the matrix of all pairs
 never exists.
 """
@@ -77,8 +77,8 @@ class CrossScaleAttention(nn.Module):
 
         `down` sees row 2 p + d - 1 of the enlarged map, d < 3, and pixel q of the map puts row 2 q + u - 2 of a 6x6
         patch there, u < 6. So q = p + t contributes for t from -2 to 1, u = d + 1 - 2 t: a convolution of the patch by
-        `down` with stride 2 whose output 1 - t lands on pixel p. On the first row, t = 0 and d = 0 is row -1, which does
-        not exist. Likewise for columns.
+        `down` with stride 2 whose output 1 - t lands on pixel p. On the first row, t = 0 and d = 0 is row -1, which
+        does not exist. Likewise for columns.
         """
         channels = x.shape[1]
         patches = F.unfold(self.conv_assembly(x), 6, stride=2, padding=2)[0].t().unflatten(1, (channels, 6, 6))

@@ -78,7 +78,7 @@ class GridWaves:
         """At all pixels of some output rows, seen from one neighbour (number along y, along x): (rows, W, 2 K)."""
         pixels, rel = (values[rows] for values in self.y[neighbour[0]])
         share = self.share_y[neighbour[0], rows]
-        parts = [self._run(row, rel[found], share[found], neighbour[1]) for row, found in _runs(pixels)]
+        parts = [self._run(row, rel[found], share[found], neighbour[1]) for row, found in runs(pixels)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _run(self, row: int, rel_y: Tensor, share: Tensor, number: int) -> Tensor:
@@ -106,7 +106,7 @@ def _twice(value: Tensor, like: Tensor) -> Tensor:
     return torch.cat([value, value], -1).to(like)
 
 
-def _runs(pixels: Tensor) -> Iterator[tuple[int, slice]]:
+def runs(pixels: Tensor) -> Iterator[tuple[int, slice]]:
     """Runs of equal values: the value, and where."""
     start = 0
     for value, group in groupby(pixels.tolist()):

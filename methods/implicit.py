@@ -80,9 +80,7 @@ class Neighbours(NamedTuple):
     """(N, 1); the members' sum to 1."""
 
 
-def local_ensemble(
-    index: Tensor, grid: Sequence[Axis], like: Tensor, ensemble: bool = True
-) -> Iterator[Neighbours]:
+def local_ensemble(index: Tensor, grid: Sequence[Axis], like: Tensor, ensemble: bool = True) -> Iterator[Neighbours]:
     """The four feature pixels around each query, (-,-), (-,+), (+,-), (+,+), or the nearest one.
 
     index: flat indices of output pixels, (B, Q), row by row; the result has N = B Q. like: the type and device of the

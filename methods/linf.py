@@ -1,8 +1,8 @@
 """LINF: local implicit normalizing flow (Yao et al., CVPR 2023, arXiv 2303.05156).
 
-What the four nearest LR pixels know, as waves (LTE), is decoded by an MLP into the scales and shifts of a small flow per
-output pixel, whose inverse turns a latent into the difference between the image and the LR image enlarged bilinearly.
-Latent 0 gives the deterministic image that PSNR tables report; drawn latents give samples. The patch version makes 3x3
+What the four nearest LR pixels know, as waves (LTE), is decoded by an MLP into the scales and shifts of a small flow
+per output pixel, whose inverse turns a latent into the difference between the image and the LR image enlarged
+bilinearly. Latent 0 gives the deterministic image that PSNR tables report; drawn latents give samples. The patch version makes 3x3
 pixels per query.
 
 Quirks of the official code that are kept: neighbours enter by slot, which makes the output jump where slots swap, on
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from itertools import product
+from itertools import pairwise, product
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -60,7 +60,7 @@ class Flow(nn.Module):
         self.last = Matrix(size)
 
     def to_data(self, latent: Tensor | None, affine: Tensor) -> Tensor:
-        """From latents (..., size), None for zeros, to residuals. affine: (..., 2 layers size), raw scales and shifts."""
+        """From latents (..., size), None for zeros, to residuals. affine: raw scales, shifts, (..., 2 layers size)."""
         scale, shift = self._affine(affine)
         matrix, offset = (value.to(affine) for value in self.last.inverse())
         u = offset if latent is None else F.linear(latent, matrix, offset)
@@ -122,13 +122,15 @@ class LINF(ImplicitMethod):
         if patch < 1 or patch % 2 == 0:
             raise UserError(f"LINF cannot make patches of {patch} pixels: choose an odd number, 1 for single pixels.")
         if not 0 <= temperature < math.inf:
-            raise UserError(f"LINF cannot sample at temperature {temperature}: choose 0, for none, or a positive number.")
+            raise UserError(
+                f"LINF cannot sample at temperature {temperature}: choose 0, for none, or a positive number."
+            )
         self.patch, self.temperature, self.cell, self.scale_max = patch, float(temperature), cell, scale_max
         size = 3 * patch**2
         self.coef, self.freq = conv3x3(self.channels, dim), conv3x3(self.channels, dim)
         self.phase = nn.Linear(2, dim // 2, bias=False)
         widths = [4 * dim, *[dim] * depth]
-        hidden = [layer for pair in zip(widths, widths[1:], strict=False) for layer in (nn.Conv2d(*pair, 1), nn.ReLU())]
+        hidden = [layer for pair in pairwise(widths) for layer in (nn.Conv2d(*pair, 1), nn.ReLU())]
         self.layers = nn.Sequential(*hidden, nn.Conv2d(dim, 2 * flow_layers * size, 1))
         self.imnet = Flow(flow_layers, size)
 
@@ -167,7 +169,7 @@ class LINF(ImplicitMethod):
         return torch.stack([self._finish(feat, out_size, self._make(blocks, latent)) for latent in latents])
 
     def log_density(self, lr: Tensor, hr: Tensor, scale: float | None = None) -> Tensor:
-        """Natural log-density of images hr (B, 3, H, W) given lr, per query: (B, H, W), or per patch, which must fit."""
+        """Natural log-density of hr (B, 3, H, W) given lr, (B, H, W), or per patch, of which whole ones must fit."""
         out_size = (hr.shape[-2], hr.shape[-1])
         feat = self.encode(lr)
         skip = bilinear(feat.image, axes(feat.size, feat.map_size, out_size))
@@ -217,7 +219,7 @@ class LINF(ImplicitMethod):
         if self.patch > 1:
             yield from self._patches(feat, grid, scale, chunk)
             return
-        queries = _Queries(*(slots(axis) for axis in grid), self._phase(grid, scale))
+        queries = _Queries(slots(grid[0]), slots(grid[1]), self._phase(grid, scale))
         images = [self._image(*maps, queries, chunk or CHUNK) for maps in zip(feat.coef, feat.freq, strict=True)]
         for blocks in zip(*images, strict=True):
             yield torch.stack(blocks)
@@ -244,8 +246,8 @@ class LINF(ImplicitMethod):
         """The flow's parameters at the queries of one image, (rows, columns, ...), a few rows at a time."""
         first, *inner = (layer for layer in self.layers if isinstance(layer, nn.Conv2d))
         y, x, phase = queries
-        along = [list(zip(*slot, strict=True)) for slot in (y, x)]
-        grid = GridWaves(coef, freq, *along, phase, (y.share, x.share))
+        along_y, along_x = (list(zip(slot.pixel, slot.rel, strict=True)) for slot in (y, x))
+        grid = GridWaves(coef, freq, along_y, along_x, phase, (y.share, x.share))
         blocks = first.weight.flatten(1).t().chunk(4)
         for rows in row_blocks((y.pixel.shape[1], x.pixel.shape[1]), chunk):
             total = cast(Tensor, first.bias)

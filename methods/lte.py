@@ -135,6 +135,6 @@ class LTE(ImplicitMethod):
         return x
 
     def _last(self, mixed: Tensor) -> Tensor:
-        """The MLP's last layer: linear, so it may follow the mixture, whose weights sum to 1, once instead of four times."""
+        """The MLP's last layer: linear, so it may follow the mixture, whose weights sum to 1, once, not four times."""
         out: Tensor = self.imnet.layers[-1](mixed)
         return out

@@ -103,11 +103,11 @@ class MetaSR(ImplicitMethod):
     def _mix(self, hidden: Tensor, sampled: Tensor) -> Tensor:
         """Sum over hidden units: (W, rows, hidden) and (B, 3, hidden + 1, W) to (B, 3, rows, W)."""
         weights = sampled[:, :, :-1].permute(3, 2, 0, 1).flatten(2)
-        colors = torch.bmm(hidden, weights).permute(2, 1, 0).unflatten(0, (-1, 3))
+        colors: Tensor = torch.bmm(hidden, weights).permute(2, 1, 0).unflatten(0, (-1, 3))
         return colors + sampled[:, :, -1:]
 
     def _kernels(self) -> tuple[Tensor, Tensor]:
-        """The MLP's last layer as 3x3 kernels, (3, hidden, C, 3, 3) per colour and hidden unit; its bias (3, C, 3, 3)."""
+        """The last layer as 3x3 kernels (3, hidden, C, 3, 3), per colour and hidden unit; its bias (3, C, 3, 3)."""
         last = cast(nn.Linear, self.imnet.layers[2])
         shape = (self.channels, 3, 3, 3)
         return last.weight.view(*shape, -1).permute(3, 4, 0, 1, 2), last.bias.view(shape).permute(3, 0, 1, 2)

@@ -282,7 +282,8 @@ class _Stream:
                 found[row - rows.start] = self._plain(slice(row, row + 1), every)[0]
         for column in self.place.x.degenerate:
             found[:, column] = self._plain(rows, slice(column, column + 1))[:, 0]
-        return found.split(self.widths, dim=-1)
+        parts: tuple[Tensor, ...] = found.split(self.widths, dim=-1)
+        return parts
 
     def _row(self, shift: int, row: int) -> Tensor:
         """One LR row as neighbour above (0) or below (1), interpolated along x, with all that rows share: (W, R)."""

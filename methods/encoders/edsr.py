@@ -60,10 +60,10 @@ class EDSR(nn.Module):
         return ours
 
     def to_reference(
-        self, state: Mapping[str, Tensor], style: Literal["liif", "basicsr"] = "liif"
+        self, state: Mapping[str, Tensor], style: Literal["liif", "mmediting"] = "liif"
     ) -> dict[str, Tensor]:
-        """Our keys as official ones, those of the LIIF family or of BasicSR, GSASR and mmediting."""
-        if style == "basicsr":
+        """Our keys as official ones, those of the LIIF family, or of mmediting, BasicSR and GSASR."""
+        if style == "mmediting":
             return dict(state)
         theirs = {}
         for key, value in state.items():

@@ -103,7 +103,7 @@ class SwinIR(nn.Module):
     """(B, 3, h, w) to (B, channels, h', w') in the range that the method feeds.
 
     h' and w' are the next multiples of the window: methods pad before and crop after, so that coordinates refer to the
-    padded image. What they leave is reflected here.
+    padded image. What they leave is reflected here. channels: None for the `embed` ones before the last convolution.
     """
 
     def __init__(
@@ -114,29 +114,30 @@ class SwinIR(nn.Module):
         heads: int = 6,
         window: int = 8,
         mlp_ratio: int = 2,
-        channels: int = 64,
+        channels: int | None = 64,
     ) -> None:
         super().__init__()
-        self.channels, self.window = channels, window
+        self.channels, self.window = channels or embed, window
         self.conv_first = conv3x3(3, embed)
         self.patch_embed = nn.ModuleDict({"norm": nn.LayerNorm(embed)})
         self.layers = nn.Sequential(*(Stage(embed, blocks, heads, window, mlp_ratio) for _ in range(stages)))
         self.norm = nn.LayerNorm(embed)
         self.conv_after_body = conv3x3(embed, embed)
-        self.conv_before_upsample = nn.Sequential(conv3x3(embed, channels), nn.LeakyReLU(inplace=True))
+        if channels:
+            self.conv_before_upsample = nn.Sequential(conv3x3(embed, channels), nn.LeakyReLU(inplace=True))
 
     def forward(self, x: Tensor) -> Tensor:
         shallow = self.conv_first(pad_to_multiple(x, self.window))
         tokens = self.norm(self.layers(self.patch_embed["norm"](to_tokens(shallow))))
-        out: Tensor = self.conv_before_upsample(self.conv_after_body(to_image(tokens)) + shallow)
-        return out
+        out: Tensor = self.conv_after_body(to_image(tokens)) + shallow
+        return self.conv_before_upsample(out) if hasattr(self, "conv_before_upsample") else out
 
     def from_reference(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Official keys (LTE's and GSASR's agree) are ours, but for constants that are computed here."""
         return {key: value for key, value in state.items() if not key.endswith(CONSTANTS)}
 
-    def to_reference(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Our keys are the official ones; the constants that official files store besides may be left out."""
+    def to_reference(self, state: Mapping[str, Tensor], style: str = "liif") -> dict[str, Tensor]:
+        """Our keys are the official ones everywhere; the constants that files store besides may be left out."""
         return dict(state)
 
 
