@@ -170,7 +170,8 @@ class CiaoSR(ImplicitMethod):
             place = slice(y * factor, y * factor + side), slice(x * factor, x * factor + side)
             total[:, :, place[0], place[1]] += tile
             count[place] += 1
-        return total / count
+        mean: Tensor = total / count
+        return mean
 
     def _whole(self, feat: Encoded, out_size: tuple[int, int], chunk: int) -> Tensor:
         size = (feat.image.shape[-2], feat.image.shape[-1])
