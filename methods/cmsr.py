@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from methods.errors import UserError
-from methods.grid import Member
+from methods.grid import Axis, Slots, centres, nearest, slots
 
 Tables = Mapping[float, Mapping[float, float]]
 
@@ -30,19 +30,34 @@ class Level(NamedTuple):
         return (strength >= self.low) & (strength <= self.high)
 
 
-class Positions(NamedTuple):
-    """Where the queries of a level lie along one axis: LR centres enlarged bilinearly, so never beyond the outermost."""
+class Queries:
+    """Where a level's queries lie: LR centres enlarged bilinearly, so never beyond the outermost ones.
 
-    nearest: Tensor
-    """Nearest LR pixel, (out,)."""
-    members: list[Member]
-    """The two LR pixels beside each query."""
+    In published float32 arithmetic: on the last row or column of centres ensemble weights depend on its rounding.
+    """
 
-    def sample(self, columns: Positions, image: Tensor) -> Tensor:
-        """An image (C, h, w) interpolated at the queries of these rows and those columns: (C, out, out)."""
-        rows = sum(image[:, m.pixel.to(image.device)] * m.weight.to(image)[:, None] for m in self.members)
-        found: Tensor = sum(rows[..., m.pixel.to(image.device)] * m.weight.to(image) for m in columns.members)
-        return found
+    def __init__(self, size: tuple[int, int], out_size: tuple[int, int]) -> None:
+        """size: (h, w) of the LR image. out_size: of the level."""
+        self.size = size
+        grid = torch.stack(torch.meshgrid(*(centres(n, n) for n in size), indexing="ij"))
+        self.coord = F.interpolate(grid[None], size=out_size, mode="bilinear", align_corners=False)[0]
+
+    def at_nearest(self, values: Tensor) -> Tensor:
+        """Of values (h, w) of LR pixels, those of the nearest one of each query."""
+        y, x = (nearest(coord, n).to(values.device) for coord, n in zip(self.coord, self.size, strict=True))
+        return values[y, x]
+
+    def sample(self, image: Tensor) -> Tensor:
+        """An image (C, n, m) of any size interpolated bilinearly, (C, H, W)."""
+        grid = self.coord.permute(1, 2, 0).flip(-1)[None].to(image)
+        return F.grid_sample(image[None], grid, mode="bilinear", padding_mode="border", align_corners=False)[0]
+
+    def slots(self, chosen: Tensor) -> tuple[Slots, Slots]:
+        """Neighbours of the chosen queries, a mask (H, W), along y and x."""
+        y, x = (
+            slots(Axis(n, n, n), coord[chosen.to(coord.device)]) for coord, n in zip(self.coord, self.size, strict=True)
+        )
+        return y, x
 
 
 def parse_tables(text: str | Mapping[Any, Mapping[Any, float]] | None) -> Tables | None:
@@ -73,31 +88,3 @@ def levels(tables: Tables, scale: float) -> list[Level]:
         found.append((scale, 1.0))
     bounds = [-float("inf"), *(threshold for _, threshold in found[:-1]), float("inf")]
     return [Level(d, low, high) for (d, _), low, high in zip(found, bounds, bounds[1:], strict=False)]
-
-
-def positions(lr: int, out: int, feat: int) -> Positions:
-    """The queries of a level with `out` pixels along an axis of `lr` LR pixels, `feat` with padding."""
-    place = ((torch.arange(out, dtype=torch.float64) + 0.5) * lr / out - 0.5).clamp(0, lr - 1)
-    low = place.floor()
-    share = place - low
-    pixels = [index.long().clamp(max=feat - 1) for index in (low, low + 1)]
-    weights = [1 - share, share]
-    found = [Member(pixel, 2 * (place - index), w) for pixel, index, w in zip(pixels, pixels, weights, strict=True)]
-    return Positions((place + 0.5).floor().long(), found)
-
-
-def merge(
-    running: Tensor,
-    out: tuple[int, int],
-    row: Tensor | None = None,
-    column: Tensor | None = None,
-    colors: Tensor | None = None,
-) -> Tensor:
-    """Enlarge an image (C, h, w) bilinearly to `out`, and put the colours (C, N) of some pixels in."""
-    if tuple(running.shape[1:]) != out:
-        running = F.interpolate(running[None], size=out, mode="bilinear", align_corners=False)[0]
-    else:
-        running = running.clone()
-    if colors is not None:
-        running[:, row, column] = colors
-    return running

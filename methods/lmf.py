@@ -1,7 +1,8 @@
 """LMF: latent modulated functions (He and Jin, CVPR 2024, arXiv 2404.16451): LM-LIIF, LM-LTE and LM-CiaoSR.
 
 A wide latent MLP runs once per LR pixel and emits that pixel's modulation; a render MLP of 16 units runs per query and
-neighbour, its hidden layers scaled and shifted by the modulation of the neighbour. The GSASR paper's "LMF" is LM-CiaoSR.
+neighbour, its hidden layers scaled and shifted by the modulation of the neighbour. The GSASR paper's "LMF" is
+LM-CiaoSR.
 
 The render MLP is evaluated for output rows with the same neighbours at once, units first: its weights are shared, so
 each layer is one matrix product over thousands of queries, and modulations are gathered once per row of LR pixels.
@@ -25,12 +26,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.cmsr import Tables, levels, merge, parse_tables, positions
+from methods.cmsr import Queries, Tables, levels, parse_tables
 from methods.crossscale import CrossScaleAttention
 from methods.encoders.edsr import conv3x3
 from methods.errors import UserError
 from methods.fourier import runs
-from methods.grid import Axis, CellRule, Member, bilinear, cell_factor, check_cell, members, row_blocks
+from methods.grid import Axis, CellRule, Member, Slots, bilinear, cell_factor, check_cell, members, row_blocks
 from methods.implicit import ImplicitMethod, axes, wide
 from methods.mlp import MLP
 from methods.parts import part
@@ -104,11 +105,10 @@ class Modulated(ImplicitMethod):
         """Modulations of some rows of LR pixels of one image, (rows, w, channels). maps: (channels, h, w) each."""
 
     @abstractmethod
-    def first_layer(self, features: Tensor, layer: Layers, rel: Tensor, cell: Sequence[float]) -> Tensor:
+    def first_layer(self, features: Tensor, layer: Layers, rel: tuple[Tensor, Tensor], cell: Sequence[float]) -> Tensor:
         """The render MLP up to its first ReLU, (16, n, m).
 
-        features, layer: of the LR pixels, (channels, 1, m). rel: offsets (y, x) that broadcast to (n, m), (2, n or 1,
-        m) in two tensors.
+        features, layer: of the LR pixels, (channels, 1, m). rel: offsets y and x that broadcast to (n, m).
         """
 
     def render(
@@ -149,31 +149,35 @@ class Modulated(ImplicitMethod):
     def _multi_scale(
         self, image: Tensor, table: Tensor, grid: tuple[Axis, Axis], scale: tuple[float, float], chunk: int
     ) -> Tensor:
-        """Controllable multi-scale rendering: every region at the scale that the strength of its modulation asks for."""
+        """Controllable multi-scale rendering: each region at the scale that the strength of its modulation asks for."""
         if abs(scale[0] - scale[1]) > 1e-6 * max(scale):
             asked = f"{scale[0]:g} x {scale[1]:g}"
-            raise UserError(f"LMF renders at several scales for one scale of both axes only, not {asked}: set cmsr to none.")
+            raise UserError(
+                f"LMF renders at several scales for one scale of both axes only, not {asked}: set cmsr to none."
+            )
         shifts = table[UNITS * self.depth : 2 * UNITS * self.depth]
         strength = shifts.abs().mean(0)
+        size = (grid[0].lr, grid[1].lr)
+        image = image[:, : size[0], : size[1]]
         running = image
         assert self.cmsr is not None
-        size = (grid[0].lr, grid[1].lr)
         target = math.sqrt(grid[0].out * grid[1].out / (size[0] * size[1]))
         for level in levels(self.cmsr, target):
             out = int(size[0] * level.scale), int(size[1] * level.scale)
             factor = cell_factor(self.cell, level.scale, self.scale_max)
             cell = [2 * n / n_out * factor for n, n_out in zip(size, out, strict=True)]
-            y, x = (positions(n, n_out, axis.feat) for n, n_out, axis in zip(size, out, grid, strict=True))
-            chosen = level.chooses(strength[y.nearest.to(image.device)][:, x.nearest.to(image.device)])
-            row, column = chosen.nonzero(as_tuple=True)
-            colors = _Renderer(self, table, cell).points(y.members, x.members, row, column, chunk)
-            if self.skip:
-                colors = colors + y.sample(x, image)[:, row, column]
-            running = merge(running, out, row, column, colors)
-        return merge(running, (grid[0].out, grid[1].out))
-
-    def reference_tables(self) -> None:
-        """Nothing; tables come with the hyperparameters."""
+            queries = Queries(size, out)
+            chosen = level.chooses(queries.at_nearest(strength))
+            slots = queries.slots(chosen)
+            if slots[0].pixel.numel():
+                colors = _Renderer(self, table, cell).points(*slots, chunk)
+                running = queries.sample(running)
+                running[:, chosen] = colors + queries.sample(image)[:, chosen] if self.skip else colors
+        final = (grid[0].out, grid[1].out)
+        if tuple(running.shape[1:]) == final:
+            return running
+        enlarged: Tensor = F.interpolate(running[None], size=final, mode="bilinear", align_corners=False)[0]
+        return enlarged
 
 
 class _Renderer:
@@ -208,21 +212,19 @@ class _Renderer:
             mixed = torch.addcmul(mixed, weight, self._hidden(*self._column(pixels[i], j, x[j].pixel), rel_y, rel_x))
         return self._last(mixed)
 
-    def points(
-        self, y: Sequence[Member], x: Sequence[Member], row: Tensor, column: Tensor, chunk: int
-    ) -> Tensor:
-        """Colours of single queries at given rows and columns, (3, N)."""
-        found = [self.table.new_zeros(3, 0)]
-        for part_row, part_column in zip(row.split(chunk), column.split(chunk), strict=True):
+    def points(self, y: Slots, x: Slots, chunk: int) -> Tensor:
+        """Colours of N single queries, with weights as published, (3, N)."""
+        found = []
+        for parts in zip(*(value.to(self.table.device).split(chunk, 1) for value in (*y, *x)), strict=True):
+            pixel_y, rel_y, pixel_x, rel_x = parts
+            area = (rel_y[:, None] * rel_x).abs() + 1e-9
+            weights = area.flip(0, 1) / area.sum((0, 1))
             mixed = self.table.new_zeros(())
-            for along_y, along_x in product(y, x):
-                pixel_y, rel_y, weight_y = (value.to(row.device)[part_row] for value in along_y)
-                pixel_x, rel_x, weight_x = (value.to(row.device)[part_column] for value in along_x)
-                place = pixel_y * self.table.shape[2] + pixel_x
-                modulation = self.table.flatten(1).index_select(1, place)[:, None]
-                rel = self._moved(rel_y[None]), self._moved(rel_x[None])
-                hidden = self._hidden(*self._split(modulation), *rel)
-                mixed = torch.addcmul(mixed, (weight_y * weight_x).to(hidden), hidden)
+            for i, j in product(range(2), range(2)):
+                place = pixel_y[i] * self.table.shape[2] + pixel_x[j]
+                modulation = self._split(self.table.flatten(1).index_select(1, place)[:, None])
+                hidden = self._hidden(*modulation, self._moved(rel_y[i, None]), self._moved(rel_x[j, None]))
+                mixed = torch.addcmul(mixed, weights[i, j].to(hidden), hidden)
             found.append(self._last(mixed)[:, 0])
         return torch.cat(found, dim=1)
 
@@ -263,7 +265,8 @@ class _Renderer:
         """The last layer: linear, so it may follow the ensemble, whose weights sum to 1. (16, n, m) to (3, n, m)."""
         last = self.linears[-1]
         found = last.weight.to(mixed) @ mixed.flatten(1) + cast(Tensor, last.bias).to(mixed)[:, None]
-        return found.unflatten(1, mixed.shape[1:])
+        colors: Tensor = found.unflatten(1, mixed.shape[1:])
+        return colors
 
 
 def _offset_layer(weight: Tensor, start: Tensor, layer: Layers, rel: tuple[Tensor, Tensor]) -> Tensor:
@@ -327,15 +330,13 @@ class LMLIIF(Modulated):
             return Encoded((lr.shape[-2], lr.shape[-1]), image, (F.conv2d(features, kernel, first.bias, padding=1),))
 
     def latent(self, maps: Sequence[Tensor], cell: Sequence[float], rows: slice) -> Tensor:
-        first, _, second = self.hypernet.layers
+        first, _, second = cast(Any, self.hypernet.layers)
         constant = first.weight[:, -2:] @ first.weight.new_tensor(cell)
         hidden = (maps[0][:, rows].permute(1, 2, 0) + constant.to(maps[0])).relu_()
         found: Tensor = second(hidden)
         return found
 
-    def first_layer(
-        self, features: Tensor, layer: Layers, rel: tuple[Tensor, Tensor], cell: Sequence[float]
-    ) -> Tensor:
+    def first_layer(self, features: Tensor, layer: Layers, rel: tuple[Tensor, Tensor], cell: Sequence[float]) -> Tensor:
         weight = cast(nn.Linear, self.imnet.layers[0]).weight.to(features)
         of_features, of_rel, of_cell = weight.split([self.features_count, 2, 2], dim=1)
         start = (of_features @ features.flatten(1) + (of_cell @ of_cell.new_tensor(cell))[:, None])[:, None]
@@ -388,7 +389,9 @@ class LMLTE(Modulated):
         features = self.features(image)
         with part("latent MLP"):
             # The latent stage has no offset, so it sees the sum of a pair's frequencies.
-            weight, bias = (value.unflatten(0, (-1, 2)).sum(1) for value in (self.freq.weight, cast(Tensor, self.freq.bias)))
+            weight, bias = (
+                value.unflatten(0, (-1, 2)).sum(1) for value in (self.freq.weight, cast(Tensor, self.freq.bias))
+            )
             maps = self.coef(features), F.conv2d(features, weight, bias, padding=1)
         return Encoded((lr.shape[-2], lr.shape[-1]), image, maps)
 
@@ -398,9 +401,7 @@ class LMLTE(Modulated):
         found: Tensor = self.hypernet.layers(torch.cat([angle.cos(), angle.sin()], -1).to(coef) * coef)
         return found
 
-    def first_layer(
-        self, features: Tensor, layer: Layers, rel: tuple[Tensor, Tensor], cell: Sequence[float]
-    ) -> Tensor:
+    def first_layer(self, features: Tensor, layer: Layers, rel: tuple[Tensor, Tensor], cell: Sequence[float]) -> Tensor:
         coef, freq = features.chunk(2)
         freq_y, freq_x = (freq[start::2].to(rel[0]) for start in (0, 1))
         row = torch.addcmul(_phase(self.imphase, cell)[:, None, None].to(rel[0]), freq_x, rel[1])
@@ -413,9 +414,9 @@ class LMLTE(Modulated):
 class LMCiaoSR(Modulated):
     """LM-CiaoSR on any encoder, the paper's LMF; the defaults are the published model.
 
-    attention: `"official"`, in tiles of 48 LR pixels on images of more than 48 x 48, zero where a side is below 48 then,
-    or `"whole"`, over the whole image. hidden: widths of query, key and value MLPs, and of the latent MLP. The rest: see
-    `Modulated`.
+    attention: `"official"`, in tiles of 48 LR pixels on images of more than 48 x 48, and zero where a side is below 48
+    then, or `"whole"`, over the whole image. hidden: widths of query, key and value MLPs, and of the latent MLP. The
+    rest: see `Modulated`.
     """
 
     options = Modulated.options | {"attention"}
@@ -471,8 +472,8 @@ class LMCiaoSR(Modulated):
         """Non-local features (B, C, h, w)."""
         height, width = features.shape[-2:]
         if self.attention == "whole" or height * width <= TILE**2:
-            found: Tensor = self.cs_attn(features)
-            return found
+            whole: Tensor = self.cs_attn(features)
+            return whole
         found = torch.zeros_like(features)
         for (top, bottom), (left, right) in product(_tiles(height), _tiles(width)):
             # Tiles are read with a margin of a pixel where there is one.
@@ -484,7 +485,9 @@ class LMCiaoSR(Modulated):
     def latent(self, maps: Sequence[Tensor], cell: Sequence[float], rows: slice) -> Tensor:
         features, other = maps
         _, height, width = features.shape
-        window = F.pad(features[:, max(rows.start - 1, 0) : rows.stop + 1], (0, 0, rows.start == 0, rows.stop == height))
+        window = F.pad(
+            features[:, max(rows.start - 1, 0) : rows.stop + 1], (0, 0, rows.start == 0, rows.stop == height)
+        )
         unfolded = F.unfold(window[None], 3, padding=(0, 1))[0].t()  # (N, 9 C)
         query = self.prenet_q.layers(unfolded)
         place = unfolded.new_tensor(cell)
@@ -499,13 +502,14 @@ class LMCiaoSR(Modulated):
             scores.append((key * _with_constant(self.imnet_k, key, there) * query).sum(-1))
             values.append(value * _with_constant(self.imnet_v, value, there))
         share = torch.softmax(torch.stack(scores), dim=0)
-        mixed = sum((value * weight[:, None] for value, weight in zip(values, share, strict=True)), start=share.new_zeros(()))
+        mixed = sum(
+            (value * weight[:, None] for value, weight in zip(values, share, strict=True)), start=share.new_zeros(())
+        )
         found: Tensor = self.hypernet_q.layers(mixed)
-        return found.unflatten(0, (-1, width))
+        rows_of: Tensor = found.unflatten(0, (-1, width))
+        return rows_of
 
-    def first_layer(
-        self, features: Tensor, layer: Layers, rel: tuple[Tensor, Tensor], cell: Sequence[float]
-    ) -> Tensor:
+    def first_layer(self, features: Tensor, layer: Layers, rel: tuple[Tensor, Tensor], cell: Sequence[float]) -> Tensor:
         weight = cast(nn.Linear, self.imnet_q.layers[0]).weight.to(features)
         of_features, of_rel = weight.split([self.features_count, 2], dim=1)
         return _offset_layer(of_rel, (of_features @ features.flatten(1))[:, None], layer, rel)
