@@ -34,7 +34,17 @@ Weights = Annotated[str, typer.Option(help="shipped, random, a checkpoint's path
 ProtocolName = Annotated[str, typer.Option("--protocol", help="Evaluation protocol; see `list protocols`.")]
 Metrics = Annotated[str | None, typer.Option(help=f"{_PICK}. Default: the protocol's.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-Dtype = Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")]
+Dtype = Annotated[str, typer.Option(help="float32, float64, bfloat16, float16, autocast-bfloat16, autocast-float16.")]
+Cell = Annotated[
+    str | None,
+    typer.Option(help="Pixel size that methods are told beyond x4: published (as each evaluates), true or clipped."),
+]
+ChannelsLast = Annotated[bool, typer.Option("--channels-last", help="Channels-last memory format.")]
+Compiled = Annotated[bool, typer.Option("--compile", help="Compile encoders with torch.compile.")]
+MaxMemory = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Render so few queries at a time that tensors stay below, as 2GiB.")
+]
+Threads = Annotated[int | None, typer.Option(help="CPU threads.")]
 Seed = Annotated[int, typer.Option(help="For methods that draw random numbers, and for --weights random.")]
 Limit = Annotated[int | None, typer.Option(help="Only the first N images of each dataset; marks the run as partial.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder that holds datasets.", envvar="ASRBENCH_DATA")]
@@ -68,9 +78,12 @@ def run(
     datasets: Datasets = "embedded",
     weights: Weights = "shipped",
     protocol: ProtocolName = DEFAULT_PROTOCOL,
+    cell: Cell = None,
     metrics: Metrics = None,
     device: Device = "auto",
     dtype: Dtype = "float32",
+    channels_last: ChannelsLast = False,
+    compiled: Compiled = False,
     seed: Seed = 0,
     limit: Limit = None,
     data_root: DataRoot = None,
@@ -80,7 +93,8 @@ def run(
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of resuming.")] = False,
     save_images: Annotated[bool, typer.Option("--save-images", help="Also write every SR image.")] = False,
     deterministic: Annotated[bool, typer.Option("--deterministic", help="Bit-exact on GPUs too; slower.")] = False,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    threads: Threads = None,
+    max_memory: MaxMemory = None,
 ) -> int:
     """Evaluate methods and store a row per image; the same command resumes what was interrupted.
 
@@ -92,6 +106,7 @@ def run(
     settings = _settings(locals())
     return commands.run(
         settings,
+        max_memory=max_memory,
         out=out,
         run_id=run_id,
         fresh=fresh,
@@ -110,9 +125,12 @@ def plan(
     datasets: Datasets = "embedded",
     weights: Weights = "shipped",
     protocol: ProtocolName = DEFAULT_PROTOCOL,
+    cell: Cell = None,
     metrics: Metrics = None,
     device: Device = "auto",
     dtype: Dtype = "float32",
+    channels_last: ChannelsLast = False,
+    compiled: Compiled = False,
     seed: Seed = 0,
     limit: Limit = None,
     data_root: DataRoot = None,
@@ -182,6 +200,9 @@ def upscale(
     options: Options = None,
     device: Device = "auto",
     dtype: Dtype = "float32",
+    channels_last: ChannelsLast = False,
+    compiled: Compiled = False,
+    max_memory: MaxMemory = None,
 ) -> int:
     """Upscale images of any size; grey stays grey, transparency is kept.
 
@@ -190,7 +211,59 @@ def upscale(
     upscale photos large --scale 2
     """
     return commands.upscale(
-        source, target, scale, method, backbone, weights=weights, options=options or [], device=device, dtype=dtype
+        source,
+        target,
+        scale,
+        method,
+        backbone,
+        max_memory=max_memory,
+        options=options or [],
+        weights=weights,
+        device=device,
+        dtype=dtype,
+        channels_last=channels_last,
+        compiled=compiled,
+    )
+
+
+@app.command()
+def profile(
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="See `list methods`.")],
+    scale: Annotated[str, typer.Option(help="Factor above 1; need not be an integer.")] = "4",
+    lr: Annotated[str, typer.Option(metavar="SIZE", help="Of the image: 180, or 180x120 (width x height).")] = "180",
+    backbone: Annotated[str | None, typer.Option(help="Default: EDSR-baseline, or that of the weights.")] = None,
+    weights: Annotated[str, typer.Option(help="random, shipped, or a checkpoint's path.")] = "random",
+    options: Options = None,
+    chunk: Annotated[int | None, typer.Option(help="Queries at a time. Default: the method's.")] = None,
+    max_memory: MaxMemory = None,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    channels_last: ChannelsLast = False,
+    compiled: Compiled = False,
+    threads: Threads = None,
+    repeats: Annotated[int, typer.Option(help="Runs to take the median time of.")] = 3,
+) -> int:
+    """Show where the time, the multiply-adds and the memory of a method go, part by part.
+
+    \b
+    profile gsasr --scale 4 --lr 180
+    profile liif --backbone rdn --lr 120x80 --max-memory 512MiB --threads 1
+    """
+    return commands.profile(
+        method,
+        backbone,
+        scale,
+        lr,
+        max_memory=max_memory,
+        options=options or [],
+        weights=weights,
+        chunk=chunk,
+        device=device,
+        dtype=dtype,
+        channels_last=channels_last,
+        compiled=compiled,
+        threads=threads,
+        repeats=repeats,
     )
 
 
@@ -277,7 +350,7 @@ def _settings(flags: dict[str, Any]) -> Any:
     from bench.settings import make_settings
 
     names = ("methods", "scales", "backbones", "datasets", "weights", "protocol", "metrics", "device", "dtype")
-    more = ("seed", "limit", "data_root")
+    more = ("cell", "channels_last", "compiled", "seed", "limit", "data_root")
     return make_settings(**{name: flags[name] for name in names + more}, options=flags["options"] or ())
 
 

@@ -16,14 +16,18 @@ SOME_FAILED = 3
 CHECK_FAILED = 1
 
 
-def run(settings: RunSettings, *, out: Path, run_id: str | None, program: str, **choices: Any) -> int:
+def run(
+    settings: RunSettings, *, out: Path, run_id: str | None, program: str, max_memory: str | None, **choices: Any
+) -> int:
     """Evaluate; 3 if an image or a cell failed."""
+    from bench.memory import parse_size
     from bench.progress import for_screen
     from bench.runner import run as evaluate
 
     progress = for_screen()
+    limit = None if max_memory is None else parse_size(max_memory)
     try:
-        result = evaluate(settings, out, run_id, progress=progress, **choices)
+        result = evaluate(settings, out, run_id, progress=progress, max_memory=limit, **choices)
     except KeyboardInterrupt:
         progress.note("Interrupted; what is done is stored, and the same command goes on from there.")
         raise
@@ -149,40 +153,67 @@ def upscale(
     method: str,
     backbone: str | None,
     *,
-    weights: str,
+    max_memory: str | None,
     options: Sequence[str],
-    device: str,
-    dtype: str,
+    **choices: Any,
 ) -> int:
     """Upscale and print a line per image; 3 if some failed."""
     from bench.console import console
-    from bench.selection import parse_options, parse_scales
     from bench.upscale import upscale as upscale_all
-    from methods.registry import method_spec
 
-    scales = parse_scales(scale)
-    if len(scales) > 1:
-        raise UserError(f"One image cannot have the scales {scale} at once: name one.")
-    method = method_spec(method).name
-    chosen = parse_options(options, [method]).get(method, {})
+    factor, choices = _one_scale(scale), _one_method(method, options, max_memory) | choices
     screen = console()
     failed = False
-    results = upscale_all(
-        source,
-        target,
-        scales[0],
-        method,
-        backbone,
-        weights=weights,
-        options=chosen,
-        device=device,
-        dtype=dtype,
-    )
+    results = upscale_all(source, target, factor, backbone=backbone, **choices)
     for result in results:
         failed |= result.failure is not None
         size = f"{result.size[1]}x{result.size[0]}" if result.size else ""
         screen.print(result.failure or f"{result.target}  {size}", markup=False, soft_wrap=True)
     return SOME_FAILED if failed else 0
+
+
+def profile(
+    method: str,
+    backbone: str | None,
+    scale: str,
+    lr: str,
+    *,
+    max_memory: str | None,
+    options: Sequence[str],
+    **choices: Any,
+) -> int:
+    """Measure and print a line per part."""
+    from bench.console import console
+    from bench.profile import parse_sides, profile_notes, profile_table
+    from bench.profile import profile as measure
+
+    factor, lr_size = _one_scale(scale), parse_sides(lr)
+    chosen = _one_method(method, options, max_memory)
+    found = measure(backbone=backbone, lr_size=lr_size, scale=factor, **chosen, **choices)
+    screen = console()
+    screen.print(profile_table(found, f"{chosen['method']}, LR {lr_size[1]}x{lr_size[0]}, x{factor:g}"))
+    screen.print(*profile_notes(found), sep="\n", markup=False, soft_wrap=True)
+    return 0
+
+
+def _one_scale(text: str) -> float:
+    from bench.selection import parse_scales
+
+    scales = parse_scales(text)
+    if len(scales) > 1:
+        raise UserError(f"One image cannot have the scales {text} at once: name one.")
+    return scales[0]
+
+
+def _one_method(name: str, options: Sequence[str], max_memory: str | None) -> dict[str, Any]:
+    """What `upscale` and `profile` call a method, what is set of it, and bytes of memory."""
+    from bench.memory import parse_size
+    from bench.selection import parse_options
+    from methods.registry import method_spec
+
+    method = method_spec(name).name
+    chosen = parse_options(options, [method]).get(method, {})
+    return {"method": method, "options": chosen, "max_memory": None if max_memory is None else parse_size(max_memory)}
 
 
 def train(recipe: str, *, data_root: Path | None, out: Path | None, overrides: Sequence[str], resume: bool) -> int:

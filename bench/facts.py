@@ -1,4 +1,4 @@
-"""Size and cost of every method on every encoder: measured once on the meta device, kept in facts.json for the lists."""
+"""Size and cost of every method on every encoder, measured once on the meta device and kept in facts.json for lists."""
 
 from __future__ import annotations
 
@@ -38,6 +38,15 @@ def write_facts() -> None:
     FILE.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
-def measure(spec: MethodSpec, backbone: str) -> Fact:
+def measure(spec: MethodSpec, backbone: str, side: int = LR_SIDE, scale: int = SCALE) -> Fact:
     """Count parameters and multiply-adds of a network that is never computed: on the meta device."""
-    raise NotImplementedError
+    import torch
+
+    from bench.tracking import tracking
+    from methods import build
+
+    model = build(spec.name, backbone or None).to("meta").eval()
+    lr = torch.empty(1, 3, side, side, device="meta")
+    with torch.inference_mode(), tracking() as tracker:
+        model(lr, (side * scale, side * scale), float(scale))
+    return Fact(sum(parameter.numel() for parameter in model.parameters()), tracker.macs)

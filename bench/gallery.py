@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from bench.compute import prepare_torch, ready
 from bench.images import read_image
-from bench.inference import MethodFault, OutOfMemory, prepare_torch, super_resolve
+from bench.inference import MethodFault, OutOfMemory, super_resolve
 from bench.metrics import psnr_y
 from bench.pairs import Image8, make_pair
 from bench.plan import Cell, networks
@@ -87,12 +88,9 @@ def _rendering(cell: Cell, task: _Task, scale: float, settings: RunSettings, sev
 
 
 def _super_resolve(cell: Cell, task: _Task, scale: float, settings: RunSettings) -> Image8:
-    from methods import load
-
     if cell.checkpoint is None:
         raise UserError(str(cell.problem))
-    device, dtype = prepare_torch(settings.device, settings.dtype)
-    backbone, weights = cell.backbone or None, cell.checkpoint
-    model = load(cell.method, backbone, weights=weights, options=cell.options, device=device, dtype=dtype)
-    found = super_resolve(model, task.lr, task.out_size, scale, device=device, dtype=dtype, seed=settings.seed)
+    compute = prepare_torch(settings.device, settings.dtype)
+    model = ready(cell.method, cell.backbone or None, compute, weights=cell.checkpoint, options=cell.options)
+    found = super_resolve(model, task.lr, task.out_size, scale, compute, seed=settings.seed)
     return to_uint8(found.sr)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,26 +12,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from methods.errors import UserError
-from methods.names import resolve
+from bench.memory import NoEstimate, TooLittleMemory, choose_chunk
 
 if TYPE_CHECKING:
     import torch
 
+    from bench.compute import Compute
     from methods.base import SRMethod
 
-DTYPES = ("float32", "float64", "bfloat16", "float16")
-MAX_THREADS = 1024
 _CHUNKS = (None, 16384, 4096, 1024)
 """Queries rendered at a time: the method's own choice, then ever fewer while memory runs out."""
 
 
 class MethodFault(RuntimeError):
-    """A method broke its contract: wrong shape or type, or numbers that are not finite."""
+    """A method broke its contract: wrong shape or type, numbers that are not finite, nothing to compile or estimate."""
 
 
 class OutOfMemory(RuntimeError):
-    """Not even the smallest chunk fits into memory."""
+    """Not even the smallest chunk fits into memory, or into what of it was allowed."""
 
 
 @dataclass(frozen=True)
@@ -41,62 +39,9 @@ class Inference:
     sr: npt.NDArray[np.float32]
     """(H, W, 3), neither clamped nor rounded."""
     chunk: int | None
-    """Queries rendered at a time after memory ran out; None when the method's default did."""
+    """Queries rendered at a time, by the limit or after memory ran out; None when the method's default did."""
     seconds: float
     """Wall clock of the successful try, device synchronised, image transfer excluded."""
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device called `name`: "auto" (a CUDA GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
-
-    Raises:
-        UserError: there is no such device here.
-    """
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"The device {name!r} is not usable here: choose auto or cpu, and see `doctor`.") from error
-    if device.type == "meta":
-        raise UserError("The device 'meta' computes nothing: choose auto or cpu.")
-    return device
-
-
-def resolve_dtype(name: str) -> torch.dtype:
-    """The floating-point type called `name`, one of `DTYPES`."""
-    import torch
-
-    dtype = getattr(torch, resolve(name, DTYPES, "dtype"))
-    assert isinstance(dtype, torch.dtype)
-    return dtype
-
-
-def prepare_torch(
-    device: str, dtype: str, *, deterministic: bool = False, threads: int | None = None
-) -> tuple[torch.device, torch.dtype]:
-    """Set torch up for a run and return where and in what type it computes.
-
-    deterministic: only algorithms that repeat bit by bit, at a cost on GPUs; on the CPU all of ours do. threads: CPU
-    threads; None: torch's choice.
-
-    Raises:
-        UserError: the device or type is not usable here, or the number of threads is out of range.
-    """
-    import torch
-
-    if threads is not None:
-        if not 1 <= threads <= MAX_THREADS:
-            raise UserError(f"{threads} threads are out of range: give a number from 1 to {MAX_THREADS}, or none.")
-        torch.set_num_threads(threads)
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses determinism without it
-        torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(deterministic)
-    return resolve_device(device), resolve_dtype(dtype)
 
 
 def super_resolve(
@@ -104,43 +49,84 @@ def super_resolve(
     lr: npt.NDArray[np.uint8],
     out_size: tuple[int, int],
     scale: float | None,
+    compute: Compute,
     *,
-    device: torch.device,
-    dtype: torch.dtype,
     seed: int = 0,
+    max_memory: int | None = None,
 ) -> Inference:
     """Run `model` on an 8-bit LR image.
 
     Args:
-        model: in eval mode, on `device` in `dtype`.
+        model: in eval mode, made ready for `compute`.
         lr: (h, w, 3).
         out_size: (H, W) of the result.
         scale: nominal factor of both axes; None: the ratio of the sizes, per axis.
-        device: where the image goes.
-        dtype: what it is converted to.
+        compute: where and how.
         seed: for methods that draw random numbers; set before every image, so that a resumed run repeats them.
+        max_memory: bytes below which live tensors, weights among them, are kept by rendering fewer queries at a time.
 
     Raises:
-        OutOfMemory: memory ran out at every chunk size.
-        MethodFault: the result has another shape or type, or is not finite.
+        OutOfMemory: memory ran out at every chunk size, or no chunk is small enough for `max_memory`.
+        MethodFault: the result has another shape or type, or is not finite, or the method cannot be compiled or tried
+            on the meta device as asked.
     """
     import torch
 
-    batch = torch.tensor(lr, device=device).permute(2, 0, 1)[None].to(dtype) / 255
-    for chunk in _CHUNKS:
+    batch = torch.tensor(lr, device=compute.device).permute(2, 0, 1)[None].to(compute.dtype) / 255
+    batch = compute.arranged(batch)
+    chunks = _chunks(model, batch, out_size, scale, compute, max_memory)
+    for chunk in chunks:
         torch.manual_seed(seed)
         try:
-            with torch.inference_mode():
-                sr, seconds = _timed(partial(model, batch, out_size, scale, chunk=chunk), device)
+            with compute.inferring():
+                if compute.compiled:
+                    warm_up_compiler(model, batch)
+                sr, seconds = _timed(partial(model, batch, out_size, scale, chunk=chunk), compute.device)
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if failure := compiler_failure(error):
+                raise MethodFault(failure) from error
+            if not is_out_of_memory(error):
                 raise
             del error  # its traceback holds the tensors that did not fit
-            if device.type == "cuda":
+            if compute.device.type == "cuda":
                 torch.cuda.empty_cache()
         else:
             return Inference(_checked(sr, out_size), chunk, seconds)
-    raise OutOfMemory(f"Memory ran out on {device} even with {_CHUNKS[-1]} queries at a time.")
+    raise OutOfMemory(f"Memory ran out on {compute.device} even with {chunks[-1]} queries at a time.")
+
+
+def _chunks(
+    model: SRMethod,
+    batch: torch.Tensor,
+    out_size: tuple[int, int],
+    scale: float | None,
+    compute: Compute,
+    max_memory: int | None,
+) -> list[int | None]:
+    """Queries to render at a time, first choice first."""
+    if max_memory is None:
+        return list(_CHUNKS)
+    try:
+        chosen = choose_chunk(model, batch, out_size, scale, max_memory, autocast=compute.autocast is not None)
+    except TooLittleMemory as error:
+        raise OutOfMemory(str(error)) from error
+    except NoEstimate as error:
+        raise MethodFault(str(error)) from error
+    return [chosen, *(chunk for chunk in _CHUNKS if chunk and (chosen is None or chunk < chosen))]
+
+
+def warm_up_compiler(model: SRMethod, batch: torch.Tensor) -> None:
+    """Have the encoder compiled for this size of images, so that it does not happen while the clock runs."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")  # ours are pure
+        model.encode(batch)
+
+
+def compiler_failure(error: Exception) -> str | None:
+    """A sentence if an error comes from `torch.compile`."""
+    if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return None
+    return f"The encoder cannot be compiled ({' '.join(str(error).split())[:200]}): leave out --compile."
 
 
 def _timed(function: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
@@ -158,7 +144,8 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that an allocation failed."""
     import torch
 
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):

@@ -20,7 +20,7 @@ _PACKAGES = ("torch", "numpy", "scipy", "pillow")
 _VARIABLES = ("ASRBENCH_RASTERIZER",)
 _BENCH_SOURCES = (
     *("protocol", "pairs", "resize", "images", "data", "cache"),
-    *("inference", "runner", "scoring", "metrics", "perceptual"),
+    *("compute", "inference", "runner", "scoring", "metrics", "perceptual"),
 )
 _SUFFIXES = frozenset({".py", ".cu", ".cuh", ".cpp", ".h"})
 
@@ -43,6 +43,7 @@ class Facts:
     device: str
     """Type of the device, without its number."""
     dtype: str
+    acceleration: str
     metrics: Mapping[str, str]
     """Per metric: whose implementation, version and weights, or why it cannot be computed."""
     seed: int | None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench import env
+from bench.compute import acceleration_name
 from bench.keys import image_sha256
 from bench.metrics import METRICS
 from bench.plan import Plan
@@ -21,8 +22,7 @@ from methods.errors import UserError
 from methods.registry import encoder_spec, method_spec
 
 if TYPE_CHECKING:
-    import torch
-
+    from bench.compute import Compute
     from bench.data import Dataset
 
 SCHEMA_VERSION = 1
@@ -92,9 +92,7 @@ def count(planned: Iterable[str], rows: Mapping[str, Row]) -> dict[str, int]:
     }
 
 
-def describe(
-    plan: Plan, run_id: str, device: torch.device, dtype: torch.dtype, absent: Mapping[str, str], metrics: Iterable[str]
-) -> Manifest:
+def describe(plan: Plan, run_id: str, compute: Compute, absent: Mapping[str, str], metrics: Iterable[str]) -> Manifest:
     """The manifest of a run that starts now.
 
     absent: {metric: why it cannot be computed}. metrics: names of all that were asked for.
@@ -114,8 +112,8 @@ def describe(
         datasets=_datasets(plan),
         checkpoints=_checkpoints(plan),
         metrics=tuple(_metric(name, absent.get(name)) for name in metrics),
-        compute=_compute(device, dtype),
-        rasterizer=choose(device, dtype)._asdict(),
+        compute=_compute(compute),
+        rasterizer=choose(compute.device, compute.dtype)._asdict(),
         environment=env.capture(),
         problems=plan.problems,
         started=utc_now(),
@@ -144,12 +142,13 @@ def _metric(name: str, absent: str | None) -> Mapping[str, Any]:
     return {"name": name, "implementation": None if absent else METRICS[name].identity(), "absent": absent}
 
 
-def _compute(device: torch.device, dtype: torch.dtype) -> Mapping[str, Any]:
+def _compute(compute: Compute) -> Mapping[str, Any]:
     import torch
 
     return {
-        "device": str(device),
-        "dtype": str(dtype).removeprefix("torch."),
+        "device": str(compute.device),
+        "dtype": compute.dtype_name,
+        "acceleration": acceleration_name(compute.channels_last, compute.compiled),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "threads": torch.get_num_threads(),
     }

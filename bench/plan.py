@@ -9,7 +9,7 @@ from typing import Any
 from bench.data import Dataset, ImageRef, find_dataset
 from bench.env import likely_device
 from bench.keys import Facts, metric_identity, row_keys
-from bench.protocol import Protocol, get
+from bench.protocol import Protocol
 from bench.settings import RunSettings
 from methods.checkpoints import Checkpoint, locate, usual_backbones
 from methods.errors import UserError
@@ -65,7 +65,7 @@ def make_plan(settings: RunSettings) -> Plan:
     Raises:
         UserError: two datasets share a name, so that their rows could not be told apart.
     """
-    protocol = get(settings.protocol)
+    protocol = settings.evaluation()
     sources = [_find_source(name, settings, protocol) for name in settings.datasets]
     _refuse_namesakes(sources)
     cells = [
@@ -156,6 +156,7 @@ def _complete(cell: Cell, source: _Source, settings: RunSettings, protocol: Prot
         scale=cell.scale,
         device=likely_device(settings.device).partition(":")[0],
         dtype=settings.dtype,
+        acceleration=settings.acceleration(cell.backbone),
         metrics={name: metric_identity(name) for name in settings.metrics or protocol.rules(cell.family).metrics},
         seed=None if method_spec(cell.method).deterministic else settings.seed,
     )

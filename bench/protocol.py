@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from math import floor, isfinite
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from methods.errors import UserError
 from methods.names import resolve
@@ -18,6 +18,8 @@ from methods.names import resolve
 Size = tuple[int, int]
 BorderRule = Literal["scale, at most 8", "scale", "scale + 6"]
 SizeRule = Literal["gt = floor(floor(hr / scale) * scale)", "gt = round(lr * scale)"]
+CellRule = Literal["published", "true", "clipped"]
+CELL_RULES: tuple[CellRule, ...] = get_args(CellRule)
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,9 @@ class Protocol:
     """For Set5, Set14, BSDS100, Urban100 and the like."""
     div2k: FamilyRules
     """For DIV2K and LSDIR."""
+    cell: CellRule = "published"
+    """What size of pixel methods with a cell input are told beyond the scales they were trained on: the true one, one
+    clipped to these scales, or as each method's authors evaluate."""
 
     def rules(self, family: str = "benchmark") -> FamilyRules:
         """The rules of a dataset family, "benchmark" or "div2k".

@@ -29,7 +29,7 @@ class Row:
     backbone: str = _column("encoder name; empty for methods without one")
     weights: str = _column("shipped, random, none, or the checkpoint's file name")
     checkpoint_sha256: str | None = _column("hash of the checkpoint; null where there is none", default=None)
-    options: str = _column("options that differ from the method's defaults, as JSON with sorted keys", default="{}")
+    options: str = _column("the method's options as they were in force, as JSON with sorted keys", default="{}")
     dataset: str = _column("dataset name")
     image: str = _column("image name within the dataset")
     scale: float = _column("nominal scale, the same for both axes")
@@ -45,8 +45,12 @@ class Row:
     status: Status = _column("ok, skipped (does not apply to this image), oom (memory ran out) or error")  # noqa: RUF009 - a field, as in every other line
     reason: str | None = _column("why the status is not ok, or why a metric is null", default=None)
     device: str = _column("device the method ran on")
-    dtype: str = _column("floating-point type the method ran in")
-    tile: int | None = _column("queries rendered at a time after memory ran out; null: the default", default=None)
+    dtype: str = _column("floating-point type the method ran in; autocast-*: torch chose, per operation, it or float32")
+    acceleration: str = _column("channels-last, compile, both joined by +, or empty", default="")
+    tile: int | None = _column(
+        "queries rendered at a time, as --max-memory or memory that ran out made it; null: the method's default",
+        default=None,
+    )
     seconds: float | None = _column("wall-clock seconds of the inference alone", default=None)
 
     def place(self) -> tuple[Any, ...]:
@@ -65,8 +69,13 @@ def columns() -> tuple[Field[Any], ...]:
 
 
 def latest(rows: Iterable[Row]) -> list[Row]:
-    """One row per place, the last one appended, in an order that does not depend on how the run was interrupted."""
-    return sorted({row.place(): row for row in rows}.values(), key=Row.place)
+    """One row per place, the last one appended, in an order that does not depend on how the run was interrupted.
+
+    Where a network could not be loaded and later could, the options of its rows, and so their places, may differ; the
+    key does not.
+    """
+    by_key = {row.row_key: row for row in rows}
+    return sorted({row.place(): row for row in by_key.values()}.values(), key=Row.place)
 
 
 def count_by_status(rows: Iterable[Row]) -> Mapping[str, int]:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.cache import PairCache
+from bench.compute import Compute, prepare_torch, ready
 from bench.files import safe_name
 from bench.images import write_png
-from bench.inference import OutOfMemory, prepare_torch, super_resolve
+from bench.inference import OutOfMemory, super_resolve
 from bench.manifest import State, count, default_run_id, describe, read_manifest, utc_now
 from bench.plan import Cell, Plan, make_plan
 from bench.progress import Progress
@@ -24,8 +25,6 @@ from bench.store import RunFolder
 from methods.errors import UserError
 
 if TYPE_CHECKING:
-    import torch
-
     from bench.data import ImageRef
     from bench.pairs import Image8, Pair
     from methods.base import SRMethod
@@ -53,6 +52,7 @@ def run(
     save_images: bool = False,
     deterministic: bool = False,
     threads: int | None = None,
+    max_memory: int | None = None,
     progress: Progress | None = None,
 ) -> RunResult:
     """Evaluate what `settings` asks for and store it in `out/run_id`.
@@ -65,6 +65,7 @@ def run(
         save_images: also write every SR image as PNG.
         deterministic: only algorithms that repeat bit by bit, at a cost on GPUs.
         threads: CPU threads; None: torch's choice.
+        max_memory: bytes below which tensors are kept by rendering fewer queries at a time; the results stay the same.
         progress: who hears of the progress; None: nobody.
 
     Raises:
@@ -73,12 +74,38 @@ def run(
     """
     plan = make_plan(settings)
     _refuse_the_impossible(plan)
-    device, dtype = prepare_torch(settings.device, settings.dtype, deterministic=deterministic, threads=threads)
+    compute = prepare_torch(
+        settings.device,
+        settings.dtype,
+        deterministic=deterministic,
+        threads=threads,
+        channels_last=settings.channels_last,
+        compiled=settings.compiled,
+    )
     run_id = safe_name(run_id or default_run_id(settings), "run id")
     path = Path(out) / run_id
     with RunFolder(path, fresh=fresh) as folder:
         _refuse_other_protocol(path, plan)
-        return _Evaluation(plan, folder, run_id, device, dtype, save_images, progress or Progress()).run()
+        choices = _Choices(compute, max_memory, save_images)
+        return _Evaluation(plan, folder, run_id, choices, progress or Progress()).run()
+
+
+@dataclass(frozen=True)
+class _Choices:
+    """How a plan is carried out."""
+
+    compute: Compute
+    max_memory: int | None
+    save_images: bool
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A loaded network, or why there is none."""
+
+    model: SRMethod | str
+    options: str
+    """Those in force, as JSON; without a model, those that were asked for."""
 
 
 class _Evaluation:
@@ -89,19 +116,16 @@ class _Evaluation:
         plan: Plan,
         folder: RunFolder,
         run_id: str,
-        device: torch.device,
-        dtype: torch.dtype,
-        save_images: bool,
+        choices: _Choices,
         progress: Progress,
     ) -> None:
-        self.plan, self.folder, self.progress, self.save_images = plan, folder, progress, save_images
-        self.device, self.dtype = device, dtype
+        self.plan, self.folder, self.progress, self.choices = plan, folder, progress, choices
         self.cells = [cell for cell in plan.cells if not cell.problem]
         wanted = dict.fromkeys(name for cell in self.cells for name in self._metrics(cell))
         self.absent = unavailable(wanted)
         self.rows = {row.row_key: row for row in folder.rows()}
         self.pairs = PairCache(plan.protocol)
-        self.manifest = describe(plan, run_id, self.device, self.dtype, self.absent, wanted)
+        self.manifest = describe(plan, run_id, choices.compute, self.absent, wanted)
 
     def run(self) -> RunResult:
         """Do what is left and write the manifest, also when interrupted."""
@@ -138,48 +162,48 @@ class _Evaluation:
         row = self.rows.get(key)
         if row is None or row.status not in SETTLED:
             return False
-        return row.status != "ok" or not self.save_images or self._image_file(cell, image).exists()
+        return row.status != "ok" or not self.choices.save_images or self._image_file(cell, image).exists()
 
-    def _load(self, cell: Cell) -> SRMethod | str:
+    def _load(self, cell: Cell) -> _Network:
         """The cell's network, or what went wrong; users' mistakes are raised and stop the run at its start."""
-        from methods import load
-
         assert cell.checkpoint is not None
         try:
-            return load(
+            model = ready(
                 cell.method,
                 cell.backbone or None,
+                self.choices.compute,
                 weights=cell.checkpoint,
                 options=cell.options,
-                device=self.device,
-                dtype=self.dtype,
+                cell=self.plan.protocol.cell,
             )
+            return _Network(model, json.dumps(model.effective_options(), sort_keys=True))
         except UserError:
             raise
         except Exception as error:
-            return f"{cell.method} cannot be loaded: {_one_line(error)}"
+            reason = f"{cell.method} cannot be loaded: {_one_line(error)}"
+            return _Network(reason, json.dumps(dict(cell.options), sort_keys=True))
 
     def _run_network(self, cells: list[Cell]) -> None:
         """Run the cells of one network, which is loaded once, and only if something is left to do."""
-        model: SRMethod | str | None = None
+        network: _Network | None = None
         for cell in cells:
             left = self._left(cell)
             pending = {key for _, key in left}
             self.progress.begin(cell, [self.rows[key] for key in cell.row_keys if key not in pending])
-            if left and model is None:
-                model = self._load(cell)
+            if left and network is None:
+                network = self._load(cell)
             for image, key in left:
-                assert model is not None
-                row = self._row(cell, image, key, model)
+                assert network is not None
+                row = self._row(cell, image, key, network)
                 self.folder.append(row)
                 self.rows[key] = row
                 self.progress.image(row)
             self.progress.end()
 
-    def _row(self, cell: Cell, image: ImageRef, key: str, model: SRMethod | str) -> Row:
-        checkpoint = cell.checkpoint
+    def _row(self, cell: Cell, image: ImageRef, key: str, network: _Network) -> Row:
+        checkpoint, compute = cell.checkpoint, self.choices.compute
         assert checkpoint is not None
-        outcome = self._outcome(cell, image, model)
+        outcome = self._outcome(cell, image, network.model)
         return Row(
             row_key=key,
             run_id=self.manifest.run_id,
@@ -188,12 +212,13 @@ class _Evaluation:
             backbone=cell.backbone,
             weights=checkpoint.label,
             checkpoint_sha256=checkpoint.sha256,
-            options=json.dumps(dict(cell.options), sort_keys=True),
+            options=network.options,
             dataset=cell.dataset,
             image=image.name,
             scale=cell.scale,
-            device=str(self.device),
-            dtype=str(self.dtype).removeprefix("torch."),
+            device=str(compute.device),
+            dtype=compute.dtype_name,
+            acceleration=self.plan.settings.acceleration(cell.backbone),
             **outcome,
         )
 
@@ -222,13 +247,12 @@ class _Evaluation:
 
     def _scored(self, cell: Cell, image: ImageRef, pair: Pair, model: SRMethod) -> dict[str, Any]:
         out_size = pair.hr.shape[0], pair.hr.shape[1]
-        inference = super_resolve(
-            model, pair.lr, out_size, cell.scale, device=self.device, dtype=self.dtype, seed=self.plan.settings.seed
-        )
+        compute, seed, limit = self.choices.compute, self.plan.settings.seed, self.choices.max_memory
+        inference = super_resolve(model, pair.lr, out_size, cell.scale, compute, seed=seed, max_memory=limit)
         sr, hr = as_scored(inference.sr, pair.hr, self.plan.protocol.quantize)
         border = self.plan.protocol.border(cell.scale, cell.family)
-        scores = score(sr, hr, border, self._metrics(cell), self.absent, str(self.device))
-        if self.save_images:
+        scores = score(sr, hr, border, self._metrics(cell), self.absent, str(compute.device))
+        if self.choices.save_images:
             self._save(cell, image, pair, to_uint8(inference.sr))
         extra = {"tile": inference.chunk, "seconds": round(inference.seconds, 6)}
         return {"status": "ok", "reason": scores.reason} | scores.values | extra

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from bench.compute import DTYPES, acceleration_name
 from bench.data import as_folder
 from bench.descriptors import descriptor, list_datasets
-from bench.inference import DTYPES
-from bench.protocol import DEFAULT_PROTOCOL, get
+from bench.protocol import CELL_RULES, DEFAULT_PROTOCOL, CellRule, Protocol, get
 from bench.selection import Scalar, parse_options, parse_scales, parse_weights
 from methods.errors import UserError
 from methods.names import resolve, select
@@ -38,16 +38,29 @@ class RunSettings:
     weights: Mapping[str, str] = field(default_factory=dict)
     """Per learned method: "shipped" (also when absent), "random" or a path."""
     protocol: str = DEFAULT_PROTOCOL
+    cell: CellRule | None = None
+    """Replaces the protocol's cell rule."""
     metrics: tuple[str, ...] = ()
     """Empty: those of the protocol, which may differ between dataset families."""
     device: str = "auto"
     dtype: str = "float32"
+    channels_last: bool = False
+    compiled: bool = False
     seed: int = 0
     limit: int | None = None
     """Only the first so many images of each dataset; such a run is partial."""
     options: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
     """Per method: hyperparameters that replace the checkpoint's."""
     data_root: Path | None = None
+
+    def evaluation(self) -> Protocol:
+        """The protocol, with the cell rule that was asked for."""
+        protocol = get(self.protocol)
+        return replace(protocol, cell=self.cell) if self.cell else protocol
+
+    def acceleration(self, backbone: str) -> str:
+        """What rows say of memory format and compilation; they concern methods with an encoder only."""
+        return acceleration_name(self.channels_last, self.compiled) if backbone else ""
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain data, for the manifest."""
@@ -62,9 +75,12 @@ def make_settings(
     datasets: str = "embedded",
     weights: str = "shipped",
     protocol: str = DEFAULT_PROTOCOL,
+    cell: str | None = None,
     metrics: str | None = None,
     device: str = "auto",
     dtype: str = "float32",
+    channels_last: bool = False,
+    compiled: bool = False,
     seed: int = 0,
     limit: int | None = None,
     options: Sequence[str] = (),
@@ -91,9 +107,12 @@ def make_settings(
         datasets=_datasets(datasets),
         weights=parse_weights(weights, learned),
         protocol=protocol,
+        cell=None if cell is None else cast(CellRule, resolve(cell, CELL_RULES, "cell rule")),
         metrics=_metrics(metrics),
         device=device,
         dtype=resolve(dtype, DTYPES, "dtype"),
+        channels_last=channels_last,
+        compiled=compiled,
         seed=seed,
         limit=limit,
         options=parse_options(options, chosen),

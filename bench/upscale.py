@@ -12,15 +12,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from bench.compute import Compute, prepare_torch, ready
 from bench.files import write_atomic
 from bench.images import FORMATS, IMAGE_SUFFIXES, read_for_upscale
-from bench.inference import MethodFault, OutOfMemory, prepare_torch, super_resolve
+from bench.inference import MethodFault, OutOfMemory, super_resolve
 from bench.resize import resize, to_uint8
 from methods.errors import UserError
 
 if TYPE_CHECKING:
-    import torch
-
     from methods.base import SRMethod
 
 Image8 = npt.NDArray[np.uint8]
@@ -51,43 +50,44 @@ def upscale(
     options: Mapping[str, Any] | None = None,
     device: str = "auto",
     dtype: str = "float32",
+    channels_last: bool = False,
+    compiled: bool = False,
+    max_memory: int | None = None,
 ) -> Iterator[Upscaled]:
     """Upscale `source`, an image or a folder of images, to `target`, one result at a time.
 
     The result has round(scale * side) pixels each way; its format is that of `target`'s suffix, PNG in folders. In a
-    folder, an image that fails is reported and the others go on.
+    folder, an image that fails is reported and the others go on. max_memory: bytes below which tensors are kept.
 
     Raises:
         UserError: a single image, the method, the scale or the target cannot be used.
     """
-    from methods import load
-
     source, target = Path(source), Path(target)
     jobs = _jobs(source, target)
-    place = prepare_torch(device, dtype)
-    model = load(method, backbone, weights=weights, options=options, device=place[0], dtype=place[1])
+    compute = prepare_torch(device, dtype, channels_last=channels_last, compiled=compiled)
+    model = ready(method, backbone, compute, weights=weights, options=options)
     for path, result in jobs:
         try:
-            yield Upscaled(path, result, _one(path, result, scale, model, *place))
+            yield Upscaled(path, result, _one(path, result, scale, model, compute, max_memory))
         except (UserError, OutOfMemory, MethodFault) as error:
             if not source.is_dir():
                 raise UserError(str(error)) from error
             yield Upscaled(path, result, failure=str(error))
 
 
-def upscale_image(lr: Image8, scale: float, model: SRMethod, device: torch.device, dtype: torch.dtype) -> Image8:
+def upscale_image(lr: Image8, scale: float, model: SRMethod, compute: Compute, max_memory: int | None = None) -> Image8:
     """Upscale (h, w, 3) by `scale`, from one pixel up."""
-    return to_uint8(super_resolve(model, lr, _scaled(lr, scale), scale, device=device, dtype=dtype).sr)
+    return to_uint8(super_resolve(model, lr, _scaled(lr, scale), scale, compute, max_memory=max_memory).sr)
 
 
 def _one(
-    source: Path, target: Path, scale: float, model: SRMethod, device: torch.device, dtype: torch.dtype
+    source: Path, target: Path, scale: float, model: SRMethod, compute: Compute, max_memory: int | None
 ) -> tuple[int, int]:
     rgb, alpha, grey = read_for_upscale(source)
     size = _scaled(rgb, scale)
     if size[0] * size[1] > MAX_PIXELS:
         raise UserError(f"{source} would become {size[1]}x{size[0]} pixels: choose a smaller scale or cut it up.")
-    image = upscale_image(rgb, scale, model, device, dtype)
+    image = upscale_image(rgb, scale, model, compute, max_memory)
     planes = [_grey(image)[..., None] if grey else image]
     if alpha is not None:
         planes.append(resize(alpha[..., None], scale, out_size=size))

@@ -25,6 +25,10 @@ class SRMethod(nn.Module, ABC):
     encoder_hparams: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Per backbone: how this method's official models differ from the registered encoder."""
 
+    def effective_options(self) -> dict[str, Any]:
+        """The values of all `options` that are in force, defaults included; kept in attributes of these names."""
+        return {name: getattr(self, name) for name in sorted(self.options)}
+
     @classmethod
     def reference_hparams(cls, config: Mapping[str, Any]) -> dict[str, Any]:
         """Translate a reference's hyperparameters into this class's keyword arguments.

@@ -5,8 +5,9 @@ estimator (LTE) at the size of the output and an MLP make the colours. The kerne
 chooses one for every LR pixel, and the choices are averaged over all 7x7 patches, which leaves 49 kernels, one for each
 place in a patch (arXiv 2407.18046; github.com/tljxyys/GaussianSR).
 
-Everything is computed once per image, where the official code repeats all but the MLP for every 30,000 queries; the
-kernels are applied to all patches by one matrix product; the bank goes into the class map before its resizing.
+Everything is computed once per image, where the official code repeats all but encoder and MLP for every 30,000 queries;
+the kernels are applied to all patches by one matrix product; the bank goes into the class map before its resizing; most
+of the texture estimator's convolutions happens before the enlargement, which is linear too.
 
 Quirks of the official code that are kept: kernels have 5x5 output pixels at every scale, so that from ×8 on most pixels
 see none; they are placed 0.5 to 0.7 LR pixels towards the upper left; the image is resized, not padded, to whole
@@ -33,8 +34,10 @@ from methods.implicit import ENCODER, ImplicitMethod, axes, wide
 from methods.mlp import MLP
 from methods.parts import part
 
-CHUNK = 8192
-"""Output pixels at a time."""
+CHUNK, DEVICE_CHUNK = 2048, 32768
+"""Output pixels at a time: on the CPU, where their hidden units are to fit the cache of a core, and elsewhere."""
+COLUMNS = 32
+"""Output columns that are mixed by one matrix, small because most of it is zero."""
 PATCH, KERNEL, SPREAD = 7, 5, 8
 """Sides of patches in LR pixels and of kernels in output pixels; channels that go through the kernels."""
 EPSILON = 1e-5
@@ -54,9 +57,10 @@ class Encoded(NamedTuple):
 class GaussianSR(ImplicitMethod):
     """GaussianSR on any encoder; the defaults are the published model. One scale for both axes, at least 5/7.
 
-    points: kernels in the bank, a square number. dim: of the texture estimator. hidden: widths of the MLP. classes:
-    `"argmax"`, the likeliest kernel, or `"sampled"`, drawn (Gumbel) from torch's generator of the device, as official.
-    statistics: `"image"`, kernels averaged within each image, or `"batch"`, over all images of a batch, as officially.
+    points: kernels in the bank, a square number. dim: amplitudes and frequencies per pixel. hidden: widths of the MLP.
+    classes: `"argmax"`, the likeliest kernel, or `"sampled"`, drawn with Gumbel noise from torch's generator, as
+    officially, and in training mode mixed. statistics: `"image"`, kernels averaged within each image, or `"batch"`,
+    over all images of a batch, as officially.
     """
 
     options = frozenset({"classes", "statistics"})
@@ -126,32 +130,41 @@ class GaussianSR(ImplicitMethod):
 
     def encode(self, lr: Tensor) -> Encoded:
         features = self.features(self.normalise(lr))
-        with part("kernels"):
-            return Encoded(features, self._kernels(self._classify(features), features))
+        with part("Gaussian splatting"):
+            return Encoded(features, self._kernels(self._choose(self._logits(features))))
 
-    def _classify(self, features: Tensor) -> Tensor:
-        """The chosen kernel of every LR pixel, (B, h, w)."""
-        logits = self.segmentation_head(features)
-        if self.classes == "sampled":
-            logits = logits - torch.empty_like(logits, dtype=wide(logits.dtype)).exponential_().log()
-        chosen: Tensor = logits.argmax(1)
+    def _logits(self, features: Tensor) -> Tensor:
+        """Scores of the kernels for every LR pixel, (B, h, w, points), with noise where they are drawn.
+
+        In this order of axes the same seed draws the same classes as in the official code.
+        """
+        logits: Tensor = self.segmentation_head(features).permute(0, 2, 3, 1).contiguous()
+        if self.classes == "argmax":
+            return logits
+        return logits - torch.empty_like(logits, dtype=wide(logits.dtype)).exponential_().log()
+
+    def _choose(self, logits: Tensor) -> Tensor:
+        """The chosen kernel of every LR pixel, (B, h, w, 4): a mixture in training mode, where they are drawn.
+
+        A choice has no gradient; the classifier gets that of the mixture.
+        """
+        bank = self._bank()
+        if self.training and self.classes == "sampled":
+            return logits.softmax(-1).to(bank) @ bank
+        chosen = bank[logits.argmax(-1)]
+        if torch.is_grad_enabled():
+            mixture = logits.softmax(-1).to(bank) @ bank.detach()
+            chosen = chosen + (mixture - mixture.detach())
         return chosen
 
-    def _kernels(self, classes: Tensor, features: Tensor) -> Tensor:
-        """The mean of the chosen kernels at every place of a patch: (B, 49, 4)."""
-        bank = torch.cat([self.sigma_x[:, None], self.sigma_y[:, None], self.opacity, self.rho], dim=1).to(features)
-        chosen = bank[classes].permute(0, 3, 1, 2)
-        size = _patches(classes.shape[1:])
-        resized = F.interpolate(chosen, size=(size[0] * PATCH, size[1] * PATCH), mode="bicubic", align_corners=False)
-        mean = (
-            resized.unflatten(2, (size[0], PATCH))
-            .unflatten(4, (size[1], PATCH))
-            .mean((2, 4))
-            .flatten(2)
-            .transpose(1, 2)
-        )
-        kernels: Tensor = mean.mean(0, keepdim=True).expand_as(mean) if self.statistics == "batch" else mean
-        return kernels
+    def _bank(self) -> Tensor:
+        """sigma rows, sigma columns, opacity, rho of all kernels, (points, 4)."""
+        return torch.cat([self.sigma_x[:, None], self.sigma_y[:, None], self.opacity, self.rho], dim=1)
+
+    def _kernels(self, chosen: Tensor) -> Tensor:
+        """The mean of the chosen kernels (B, h, w, 4) at every place of a patch: (B, 49, 4)."""
+        mean = _cut(chosen.permute(0, 3, 1, 2)).mean((2, 4)).flatten(2).transpose(1, 2)
+        return mean.mean(0, keepdim=True).expand_as(mean) if self.statistics == "batch" else mean
 
     def render(
         self, feat: Encoded, out_size: tuple[int, int], scale: tuple[float, float], *, chunk: int | None = None
@@ -159,7 +172,8 @@ class GaussianSR(ImplicitMethod):
         factor = square_scale(scale, "GaussianSR")
         if round(PATCH * factor) < KERNEL:
             raise UserError(f"GaussianSR cannot render at scale {factor:g}: choose one of at least 5/7.")
-        images = [self._image(*maps, out_size, factor, chunk or CHUNK) for maps in zip(*feat, strict=True)]
+        chunk = chunk or (CHUNK if feat.features.device.type == "cpu" else DEVICE_CHUNK)
+        images = [self._image(*maps, out_size, factor, chunk) for maps in zip(*feat, strict=True)]
         return self.denormalise(torch.stack(images).permute(0, 3, 1, 2))
 
     def _image(self, features: Tensor, kernels: Tensor, out_size: tuple[int, int], scale: float, chunk: int) -> Tensor:
@@ -169,71 +183,83 @@ class GaussianSR(ImplicitMethod):
         with part("Gaussian splatting"):
             spread = self._splat(features[:SPREAD], kernels, scale)
             spread = F.interpolate(spread[None], size=out_size, mode="bicubic", align_corners=False)[0].permute(1, 2, 0)
-        with part("enlargement"):
-            rows, columns = (_bicubic(axis).to(features) for axis in grid)
-            wide_rows = torch.einsum("chw,xw->hxc", features[SPREAD:], columns)
+        with part("amplitudes and frequencies"):
+            weight = torch.cat([self.coef.weight, halves(self.freq.weight)])
+            bias = torch.cat([cast(Tensor, self.coef.bias), halves(cast(Tensor, self.freq.bias))])
+            texture = Texture(weight, bias, spread, features[SPREAD:].permute(1, 2, 0), grid)
         rel_y, rel_x = (_offsets(axis).to(features.device, wide(features.dtype)) for axis in grid)
         phase = self.phase.weight.to(rel_y)
         phase = phase @ phase.new_tensor([axis.rel_cell for axis in grid])
-        found = []
+        colors = features.new_empty(*out_size, 3)  # not a list of blocks, whose pieces would keep freed memory apart
         for block in row_blocks(out_size, chunk):
             rel = torch.stack(torch.broadcast_tensors(rel_y[block, None], rel_x), -1).flatten(0, 1)
-            coef, freq = self._texture(self._window(spread, wide_rows, rows, block))
+            with part("amplitudes and frequencies"):
+                coef, freq = texture(block).chunk(2, dim=-1)
             with part("waves"):
                 x = waves(coef, freq, rel, phase)
             with part("decoder"):
-                found.append(self.dec.layers(x).unflatten(0, (-1, out_size[1])))
-        return torch.cat(found)
+                colors[block] = self.dec.layers(x).unflatten(0, (-1, out_size[1]))
+        return colors
 
     def _splat(self, features: Tensor, kernels: Tensor, scale: float) -> Tensor:
         """Spread (8, h, w) by the kernels; whole patches at the output's scale, (8, rows, columns)."""
-        count = _patches(features.shape[1:])
-        resized = F.interpolate(
-            features[None], size=(count[0] * PATCH, count[1] * PATCH), mode="bicubic", align_corners=False
-        )
-        # (rows of patches, columns, channels, 49 places)
-        places = (
-            resized[0].unflatten(1, (count[0], PATCH)).unflatten(3, (count[1], PATCH)).permute(1, 3, 0, 2, 4).flatten(3)
-        )
+        places = _cut(features[None])[0].permute(1, 3, 0, 2, 4).flatten(3)  # (patches down, across, 8, 49)
         side = round(PATCH * scale)
         placed = (kernels[:, 2, None, None] * _placed(kernels, side)).flatten(1).to(places)
         patches: Tensor = (places @ placed).clamp(0, 1).unflatten(3, (side, side))
         return patches.permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)
 
-    def _window(self, spread: Tensor, wide_rows: Tensor, rows: Tensor, block: slice) -> Tensor:
-        """All channels of some output rows and their neighbours above and below: (1, C, rows + 2, W), channels last."""
-        height = len(rows)
-        first, last = max(block.start - 1, 0), min(block.stop + 1, height)
-        matrix = rows[first:last]
-        low, high = _band(height, wide_rows.shape[0], first, last)
-        with part("enlargement"):
-            others = torch.tensordot(matrix[:, low:high], wide_rows[low:high], dims=1)
-            both = torch.cat([spread[first:last].to(others), others], dim=-1)
-        padding = (0, 0, 0, 0, first - (block.start - 1), block.stop + 1 - last)
-        return F.pad(both, padding).permute(2, 0, 1)[None]
-
-    def _texture(self, window: Tensor) -> tuple[Tensor, Tensor]:
-        """Amplitudes and frequencies of the output pixels within a window, (N, dim) each."""
-        weight = torch.cat([self.coef.weight, halves(self.freq.weight)])
-        bias = torch.cat([cast(Tensor, self.coef.bias), halves(cast(Tensor, self.freq.bias))])
-        with part("amplitudes and frequencies"):
-            found = F.conv2d(window, weight, bias, padding=(0, 1))
-        coef, freq = found[0].permute(1, 2, 0).flatten(0, 1).chunk(2, dim=-1)
-        return coef, freq
-
     def reference_arrays(
         self, lr: Tensor, out_size: tuple[int, int], scale: tuple[float, float], given: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         features = self.features(self.normalise(lr))
-        classes = given["classes"].long() if self.classes == "sampled" else self._classify(features)
-        feat = Encoded(features, self._kernels(classes, features))
+        classes = given["classes"].long() if self.classes == "sampled" else self._logits(features).argmax(-1)
+        feat = Encoded(features, self._kernels(self._bank()[classes]))
         return {"out": self.render(feat, out_size, scale), "classes": classes}
 
 
-def _patches(size: Any) -> tuple[int, int]:
-    """Patches per column and row of an LR image (h, w)."""
-    height, width = size
-    return -(-height // PATCH), -(-width // PATCH)
+class Texture:
+    """Amplitudes and frequencies of one image's output pixels, a few rows at a time.
+
+    They are a 3x3 convolution of the spread channels and of the enlarged others. Of the latter, which are enlarged down
+    the columns only, it makes three terms, one for each column of the weights; the enlargement along the rows then adds
+    those of three output pixels. So most of the work is done for LR columns.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, spread: Tensor, others: Tensor, grid: tuple[Axis, Axis]) -> None:
+        """weight: (F, C, 3, 3). bias: (F,). spread: (H, W, 8). others: (h, w, C - 8)."""
+        self.weight, self.bias, self.spread, self.others = weight[:, :SPREAD], bias, spread, others.contiguous()
+        self.terms = weight[:, SPREAD:].permute(3, 0, 1, 2).flatten(0, 1)[..., None]  # (3 F, C - 8, 3, 1)
+        self.rows, columns = (_bicubic(axis) for axis in grid)
+        self.mix_rows = self.rows.to(others)
+        # Outside the output's border the convolution sees zeros. (W, w, 3), LR column and term as one axis:
+        mix = F.pad(columns, (0, 0, 1, 1)).unfold(0, 3, 1).flatten(1)
+        blocks = [slice(start, start + COLUMNS) for start in range(0, len(mix), COLUMNS)]
+        bands = [_band(mix[block]) for block in blocks]
+        self.blocks = [(block, band, mix[block, band].to(others)) for block, band in zip(blocks, bands, strict=True)]
+
+    def __call__(self, rows: slice) -> Tensor:
+        """Of all pixels of some output rows: (rows W, F)."""
+        seen = slice(max(rows.start - 1, 0), min(rows.stop + 1, len(self.rows)))
+        band, count = _band(self.rows[seen]), rows.stop - rows.start
+        tall = torch.tensordot(self.mix_rows[seen, band], self.others[band], dims=1)  # (rows + 2, w, C - 8)
+        border = (0, 0, 0, 0, seen.start - (rows.start - 1), rows.stop + 1 - seen.stop)
+        tall, spread = (F.pad(x[None], border).permute(0, 3, 1, 2) for x in (tall, self.spread[seen]))
+        terms = F.conv2d(tall, self.terms)[0].permute(1, 2, 0).reshape(count, -1, len(self.weight))
+        own = F.conv2d(spread, self.weight, self.bias, padding=(0, 1))[0].permute(1, 2, 0)
+        found = [
+            torch.baddbmm(own[:, block], mix.expand(count, -1, -1), terms[:, band]) for block, band, mix in self.blocks
+        ]
+        return torch.cat(found, dim=1).flatten(0, 1)
+
+
+def _cut(image: Tensor) -> Tensor:
+    """Resize (B, C, h, w) to whole patches: (B, C, patches down, 7, patches across, 7)."""
+    down, across = (-(-size // PATCH) for size in image.shape[2:])
+    size = (down * PATCH, across * PATCH)
+    resized: Tensor = F.interpolate(image, size=size, mode="bicubic", align_corners=False)
+    patches: Tensor = resized.unflatten(2, (down, PATCH)).unflatten(4, (across, PATCH))
+    return patches
 
 
 def _placed(kernels: Tensor, side: int) -> Tensor:
@@ -260,10 +286,10 @@ def _bicubic(axis: Axis) -> Tensor:
     return F.interpolate(eye, size=(axis.out, axis.lr), mode="bicubic", align_corners=False)[0, 0]
 
 
-def _band(out: int, size: int, first: int, last: int) -> tuple[int, int]:
-    """LR pixels, from and to, that bicubic enlargement reads for output pixels from `first` to before `last`."""
-    low, high = (int((number + 0.5) * size / out - 0.5) for number in (first, last - 1))
-    return max(low - 2, 0), min(high + 4, size)
+def _band(matrix: Tensor) -> slice:
+    """From the first to the last column that is not zero; the matrix is on the CPU."""
+    used = matrix.any(0).nonzero()
+    return slice(int(used[0]), int(used[-1]) + 1)
 
 
 def _offsets(axis: Axis) -> Tensor:

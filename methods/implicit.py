@@ -44,7 +44,7 @@ class ImplicitMethod(SRMethod):
 
     def features(self, x: Tensor) -> Tensor:
         """The encoder's features (B, C, h', w') of a normalised image (B, 3, h', w')."""
-        if x.device.type == "cpu" and self.encoder_window is None:
+        if x.device.type in ("cpu", "meta") and self.encoder_window is None:
             x = x.contiguous(memory_format=torch.channels_last)  # a tenth faster, and what decoders gather from
         with part("encoder"):
             found: Tensor = self.encoder(x)

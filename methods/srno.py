@@ -5,21 +5,23 @@ over all pixels of the image follow, then an MLP, and the image enlarged bilinea
 
 Between the LR features and the first nonlinearity everything is linear once the attention matrices are known, and these
 are sums over pixels. So the image is streamed three times: for the matrix of the first attention, for that of the
-second, for the colours. Each pass interpolates from the LR grid what it needs (`_Stream`), nothing is kept per pixel,
-and the result is that of the whole image at once, whatever the chunk.
+second, for the colours. Each pass interpolates from the LR grid what it needs (`_Whole`), nothing is kept per pixel,
+and the result is that of the whole image at once, whatever the chunk. Layers are folded into one another in float64.
 
 Quirks of the official code that are kept: neighbours enter by slot, which makes the output jump where slots swap, on
 the centres of LR pixels; the float32 rounding of the published coordinates decides what queries exactly on a centre
 see, so coordinates are float32 in every precision; on the centre of the last LR row or column the ensemble weights
 depend on that rounding too; the norm of keys and values divides by n - 1 and adds its epsilon to the deviation; beyond
 ×4 the cell is that of ×4, judged by the vertical scale alone (`cell`). The official code can cut an image into chunks
-with an attention of their own; its published numbers do not, and neither does this.
+with an attention of their own; its published numbers do not, and neither does this. Only the enlarged image is sampled
+at exact positions instead of the rounded ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import product
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby, product
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -27,11 +29,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.errors import UserError
-from methods.grid import Axis, CellRule, areas, bilinear, cell_factor, check_cell, row_blocks, slots
+from methods.grid import Axis, CellRule, Slots, areas, bilinear, cell_factor, check_cell, slots
 from methods.implicit import ImplicitMethod, axes
 from methods.parts import part
 
-CHUNK = 4096
+CHUNK = 2048
 """Queries at a time."""
 EPSILON = 1e-5
 """Added to the deviation of keys and values."""
@@ -46,6 +48,26 @@ class Encoded(NamedTuple):
     """The normalised image, (B, 3, h', w')."""
     features: Tensor
     """(B, h', w', C)."""
+
+
+class Affine(NamedTuple):
+    """x to weight x + bias, in float64."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __matmul__(self, inner: Affine) -> Affine:
+        """This after another."""
+        return Affine(self.weight @ inner.weight, self.weight @ inner.bias + self.bias)
+
+    def plus(self, bias: Tensor) -> Affine:
+        """This with something added to its result."""
+        return Affine(self.weight, self.bias + bias)
+
+
+def affine(conv: nn.Conv2d) -> Affine:
+    """A 1x1 convolution."""
+    return Affine(conv.weight.flatten(1).double(), cast(Tensor, conv.bias).double())
 
 
 class HeadNorm(nn.Module):
@@ -139,94 +161,84 @@ class SRNO(ImplicitMethod):
         self, feat: Encoded, out_size: tuple[int, int], scale: tuple[float, float], *, chunk: int | None = None
     ) -> Tensor:
         grid = axes(feat.size, (feat.features.shape[1], feat.features.shape[2]), out_size)
-        factor = cell_factor(self.cell, scale[0], self.scale_max)
-        images = [self._image(features, grid, factor, chunk or CHUNK) for features in feat.features]
-        colors = torch.stack(images).permute(0, 3, 1, 2)
+        y, x = (slots(axis) for axis in grid)
+        lift = self._lift(grid, scale)
+        images = [self._colors(_Whole(features, y, x, chunk or CHUNK), lift) for features in feat.features]
+        colors = torch.stack(images).transpose(1, 2).unflatten(2, out_size)
         return self.denormalise(colors + bilinear(feat.image, grid))
 
-    def _image(self, features: Tensor, grid: tuple[Axis, Axis], factor: float, chunk: int) -> Tensor:
-        """Colours (H, W, 3) of one image, normalised, without the enlarged image. features: (h, w, C)."""
-        place = _Place(features, grid, factor, list(row_blocks((grid[0].out, grid[1].out), chunk)))
-        lift, (out0, out1), fc1 = (
-            affine(self.conv00),
-            map(affine, (self.conv0.o_proj2, self.conv1.o_proj2)),
-            affine(self.fc1),
-        )
-        kv0, kv1 = self.conv0.keys_values(), self.conv1.keys_values()
+    def render_at(self, feat: Encoded, index: Tensor, out_size: tuple[int, int], scale: tuple[float, float]) -> Tensor:
+        """Colours (B, 3, Q) of the output pixels with flat indices (B, Q), int64 in [0, H * W), row by row.
+
+        As in SRNO's training, the attention is over these pixels alone: `render`'s colours only where these are all.
+        """
+        grid = axes(feat.size, (feat.features.shape[1], feat.features.shape[2]), out_size)
+        y, x = (Slots(*(value.to(index.device) for value in slots(axis))) for axis in grid)
+        lift = self._lift(grid, scale)
+        rows, columns = index.div(out_size[1], rounding_mode="floor"), index % out_size[1]
+        chosen = [
+            _Chosen(features, at(y, row), at(x, column))
+            for features, row, column in zip(feat.features, rows, columns, strict=True)
+        ]
+        colors = torch.stack([self._colors(queries, lift) for queries in chosen]).transpose(1, 2)
+        skip = bilinear(feat.image, grid).flatten(2).gather(2, index[:, None].expand(-1, 3, -1))
+        return self.denormalise(colors + skip)
+
+    def _lift(self, grid: Sequence[Axis], scale: tuple[float, float]) -> Affine:
+        """`conv00`, from offsets and weighted features; the cell is the same everywhere."""
+        lift, factor = affine(self.conv00), cell_factor(self.cell, scale[0], self.scale_max)
+        local, cell = lift.weight.split([lift.weight.shape[1] - 2, 2], dim=1)
+        return Affine(local, lift.bias + cell @ cell.new_tensor([axis.rel_cell * factor for axis in grid]))
+
+    def _colors(self, queries: _Queries, lift: Affine) -> Tensor:
+        """Colours (N, 3) of all queries of one image, normalised, without the enlarged image."""
+        layers, fc1 = (self.conv0, self.conv1), affine(self.fc1)
+        kv0, kv1 = (layer.keys_values() for layer in layers)
+        out0, out1 = (affine(layer.o_proj2) for layer in layers)
+        lift1, lift2 = lift.plus(out0.bias), lift.plus(out0.bias + out1.bias)
 
         with part("attention 1"):
-            moments = _Moments(self.conv0, place.queries)
-            stream = _Stream(place, [kv0 @ lift])
-            for rows in place.blocks:
-                moments.add(stream(rows)[0])
+            moments = _Moments(self.conv0)
+            for (kv,) in queries.values([kv0 @ lift]):
+                moments.add(kv)
             half0 = self.conv0.first_half(moments.attention())
 
         with part("attention 2"):
-            moments = _Moments(self.conv1, place.queries)
-            stream = _Stream(place, [half0 @ lift, kv1 @ lift])
-            update = (kv1.after(out0)).to(features)
-            for rows in place.blocks:
-                before, direct = stream(rows)
-                moments.add(direct.add_(F.linear(F.gelu(before), *update)))
+            moments, update = _Moments(self.conv1), queries.update(kv1, out0)
+            for before, kv in queries.values([half0 @ lift, kv1 @ lift1]):
+                moments.add(kv.addmm_(F.gelu(before), update))
             half1 = self.conv1.first_half(moments.attention())
 
         with part("decoder"):
-            both = Affine(torch.cat([half1.weight, fc1.weight]), torch.cat([half1.bias, fc1.bias]))
-            stream = _Stream(place, [half0 @ lift, both @ lift])
-            update, output = both.after(out0).to(features), fc1.after(out1).to(features)
-            colors = []
-            for rows in place.blocks:
-                before, direct = stream(rows)
-                before, residual = direct.add_(F.linear(F.gelu(before), *update)).chunk(2, dim=-1)
-                hidden = F.gelu(residual + F.linear(F.gelu(before), *output))
-                colors.append(F.linear(hidden, self.fc2.weight.flatten(1), self.fc2.bias))
+            update, output = queries.update(half1, out0), queries.update(fc1, out0)
+            output1, colors = queries.update(fc1, out1), []
+            for before0, before1, hidden in queries.values([half0 @ lift, half1 @ lift1, fc1 @ lift2]):
+                x = F.gelu(before0)
+                hidden.addmm_(x, output).addmm_(F.gelu(before1.addmm_(x, update)), output1)
+                colors.append(F.linear(F.gelu(hidden), self.fc2.weight.flatten(1), self.fc2.bias))
         return torch.cat(colors)
-
-
-class Affine(NamedTuple):
-    """x to weight x + bias, in float64, in which layers are folded into one another."""
-
-    weight: Tensor
-    bias: Tensor
-
-    def __matmul__(self, inner: Affine) -> Affine:
-        """This after another."""
-        return Affine(self.weight @ inner.weight, self.weight @ inner.bias + self.bias)
-
-    def after(self, inner: Affine) -> Affine:
-        """What another's output changes when it is added to this one's input; the bias is not added again."""
-        return Affine(self.weight @ inner.weight, self.weight @ inner.bias)
-
-    def to(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Weight and bias in the type of `like`."""
-        return self.weight.to(like), self.bias.to(like)
-
-
-def affine(conv: nn.Conv2d) -> Affine:
-    """A 1x1 convolution."""
-    return Affine(conv.weight.flatten(1).double(), cast(Tensor, conv.bias).double())
 
 
 class _Moments:
     """Sums over all queries from which the attention matrices follow."""
 
-    def __init__(self, layer: Galerkin, queries: int) -> None:
-        self.layer, self.queries = layer, queries
-        self.sums: list[Tensor] = []
+    def __init__(self, layer: Galerkin) -> None:
+        self.layer, self.queries = layer, 0
+        self.sums: tuple[Tensor, ...] = ()
 
     def add(self, keys_values: Tensor) -> None:
-        """Add queries; their keys and values less their means, (rows, W, 2 width)."""
-        heads = keys_values.flatten(0, 1).unflatten(1, (2 * self.layer.heads, -1))
-        width = heads.shape[2]
-        scale = torch.linalg.vector_norm(heads, dim=2, keepdim=True).mul_((width - 1) ** -0.5).add_(EPSILON)
-        key, value = (heads / scale).to(scale).chunk(2, dim=1)
-        sums = torch.bmm(key.permute(1, 2, 0), value.transpose(0, 1)), key.sum(0), value.sum(0)
-        found = [total.double() for total in sums]
-        self.sums = [old + new for old, new in zip(self.sums, found, strict=True)] if self.sums else found
+        """Add queries; their keys and values less their means, (n, 2 width)."""
+        heads = keys_values.unflatten(1, (2 * self.layer.heads, -1))
+        deviation = torch.linalg.vector_norm(heads, dim=2, keepdim=True) * (heads.shape[2] - 1) ** -0.5
+        normed = heads / (deviation + EPSILON)
+        key, value = normed.chunk(2, dim=1)
+        found = torch.bmm(key.permute(1, 2, 0), value.transpose(0, 1)).double(), normed.sum(0).double()
+        self.sums = tuple(old + new for old, new in zip(self.sums, found, strict=True)) if self.sums else found
+        self.queries += len(keys_values)
 
     def attention(self) -> Tensor:
         """k^T v / N of all heads, after gain and offset of the norms: (heads, d, d), float64."""
-        product, key, value = (total / self.queries for total in self.sums)
+        product, key, value = (total / self.queries for total in (self.sums[0], *self.sums[1].chunk(2)))
         (gain_k, offset_k), (gain_v, offset_v) = (
             (norm.weight[:, 0].double(), norm.bias[:, 0].double()) for norm in (self.layer.kln, self.layer.vln)
         )
@@ -235,75 +247,120 @@ class _Moments:
         return product + key[:, :, None] * offset_v[:, None] + offset_k[:, :, None] * (value + offset_v)[:, None]
 
 
-class _Place:
-    """Where one image's queries are."""
+class _Queries(ABC):
+    """Queries of one image with features (h, w, C), and affine maps of what `conv00` gets there, less the cell."""
 
-    def __init__(self, features: Tensor, grid: Sequence[Axis], factor: float, blocks: list[slice]) -> None:
-        self.features, self.blocks = features, blocks
-        self.queries = grid[0].out * grid[1].out
-        self.cell = [axis.rel_cell * factor for axis in grid]
-        self.y, self.x = (slots(axis) for axis in grid)
+    def __init__(self, features: Tensor, y: Slots, x: Slots) -> None:
+        self.features, self.y, self.x = features, y, x
+
+    @abstractmethod
+    def values(self, maps: Sequence[Affine]) -> Iterator[list[Tensor]]:
+        """The maps' values, (n, width) each, a number of queries at a time."""
+
+    def update(self, outer: Affine, inner: Affine) -> Tensor:
+        """From `inner`'s input, what its output adds to `outer`'s when added to its input, but for biases: (n, m)."""
+        return (outer.weight @ inner.weight).T.to(self.features)
 
 
-class _Stream:
-    """Affine maps of what `conv00` gets, at all queries, a few rows at a time.
+class _Chosen(_Queries):
+    """Any queries, at y[:, i], x[:, i], all at a time."""
 
-    Such a map commutes with the sum over neighbours, so it is applied to features of the LR grid, then interpolated
-    along x once per LR row, and along y.
-    """
+    def values(self, maps: Sequence[Affine]) -> Iterator[list[Tensor]]:
+        """Computed as published, with weights of any form."""
+        rel = (along.rel[:, :, None] for along in (self.y, self.x))
+        weights = torch.vmap(areas, 1, 1)(*rel)[..., 0].to(self.features)  # (4, n, 1)
+        pixels = product(self.y.pixel.to(self.features.device), self.x.pixel.to(self.features.device))
+        gathered = [self.features[pixel] * weight for pixel, weight in zip(pixels, weights, strict=True)]
+        offsets = torch.stack([rel for both in product(self.y.rel, self.x.rel) for rel in both], -1)
+        inputs = torch.cat([offsets.to(self.features), *gathered], -1)
+        yield [F.linear(inputs, found.weight.to(inputs), found.bias.to(inputs)) for found in maps]
 
-    def __init__(self, place: _Place, maps: Sequence[Affine]) -> None:
-        self.place, self.widths = place, [len(found.bias) for found in maps]
-        weight, bias = torch.cat([found.weight for found in maps]), torch.cat([found.bias for found in maps])
-        features, device = place.features, place.features.device
-        offsets, neighbours, cell = weight.split([8, weight.shape[1] - 10, 2], dim=1)
-        constant = bias + cell @ cell.new_tensor(place.cell)
-        self.weight, self.constant = weight[:, :-2].to(features), constant.to(features)
-        self.neighbours = neighbours.unflatten(1, (2, 2, -1)).permute(1, 3, 2, 0).flatten(2).to(features)  # (2, C, 2 R)
+
+class _Whole(_Queries):
+    """All queries, some rows at a time."""
+
+    def __init__(self, features: Tensor, y: Slots, x: Slots, chunk: int) -> None:
+        super().__init__(features, y, x)
+        self.share = y.share[1, :, None, None].to(features)
+        self.bands = _bands(y.pixel.T.tolist(), max(1, chunk // x.pixel.shape[1]))
+        self.degenerate = torch.zeros(y.pixel.shape[1], x.pixel.shape[1], dtype=torch.bool)
+        self.degenerate[y.degenerate] = True
+        self.degenerate[:, x.degenerate] = True
+
+    def values(self, maps: Sequence[Affine]) -> Iterator[list[Tensor]]:
+        """A map commutes with the sum over neighbours: it is applied on the LR grid, then interpolated along x and y.
+
+        That takes weights that are products over axes; queries whose are not are computed as published.
+        """
+        spread = [_Spread(found, self) for found in maps]
+        for blocks in self.bands:
+            ends = [found.ends(slice(blocks[0].start, blocks[-1].stop)) for found in spread]
+            for rows in blocks:
+                values = [
+                    torch.lerp(above, below, self.share[rows]).add_(found.by_row[rows, None])
+                    for found, (above, below) in zip(spread, ends, strict=True)
+                ]
+                self._correct(values, rows, maps)
+                yield [value.flatten(0, 1) for value in values]
+
+    def _correct(self, values: Sequence[Tensor], rows: slice, maps: Sequence[Affine]) -> None:
+        row, column = self.degenerate[rows].nonzero(as_tuple=True)
+        if len(row):
+            chosen = _Chosen(self.features, at(self.y, rows.start + row), at(self.x, column))
+            for value, found in zip(values, next(chosen.values(maps)), strict=True):
+                value[row.to(value.device), column.to(value.device)] = found.to(value)
+
+
+class _Spread:
+    """One affine map's values along x."""
+
+    def __init__(self, found: Affine, queries: _Whole) -> None:
+        features, y, x = queries.features, queries.y, queries.x
+        offsets, neighbours = found.weight.split([8, found.weight.shape[1] - 8], dim=1)
         by_y, by_x = offsets.unflatten(1, (2, 2, 2)).unbind(3)
-        self.by_row = (place.y.rel.T.to(by_y) @ by_y.sum(2).T).to(features)  # (H, R)
-        self.by_column = (place.x.rel.T.to(by_x) @ by_x.sum(1).T + constant).to(features)  # (W, R)
-        self.share_y = place.y.share[1].to(features)
-        self.share_x = place.x.share[:, :, None].to(features)
-        self.columns = place.x.pixel.to(device)
-        self.rows: dict[tuple[int, int], Tensor] = {}
+        self.by_row = (y.rel.T.to(by_y) @ by_y.sum(2).T).to(features)  # (H, R)
+        self.by_column = (x.rel.T.to(by_x) @ by_x.sum(1).T + found.bias).to(features)  # (W, R)
+        self.neighbours = neighbours.unflatten(1, (2, 2, -1)).permute(1, 2, 3, 0).to(features)  # (2, 2, C, R)
+        self.features, self.share = features, x.share[..., None].to(features)
+        self.rows, self.columns = y.pixel, x.pixel.to(features.device)
 
-    def __call__(self, rows: slice) -> tuple[Tensor, ...]:
-        """The maps' values at some output rows, (rows, W, width) each."""
-        above, below = (pixel[rows].tolist() for pixel in self.place.y.pixel)
-        values = [
-            torch.lerp(self._row(0, top), self._row(1, bottom), self.share_y[row])
-            for row, top, bottom in zip(range(rows.start, rows.stop), above, below, strict=True)
-        ]
-        found = torch.stack(values).add_(self.by_row[rows, None])
-        every = slice(0, found.shape[1])
-        for row in self.place.y.degenerate:
-            if rows.start <= row < rows.stop:
-                found[row - rows.start] = self._plain(slice(row, row + 1), every)[0]
-        for column in self.place.x.degenerate:
-            found[:, column] = self._plain(rows, slice(column, column + 1))[:, 0]
-        parts: tuple[Tensor, ...] = found.split(self.widths, dim=-1)
-        return parts
+    def ends(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """For some output rows, what the neighbours above and those below contribute: (rows or 1, W, R) each.
 
-    def _row(self, shift: int, row: int) -> Tensor:
-        """One LR row as neighbour above (0) or below (1), interpolated along x, with all that rows share: (W, R)."""
-        if (shift, row) not in self.rows:
-            self.rows = {key: value for key, value in self.rows.items() if key[1] >= row - 1}
-            left, right = (self.place.features[row] @ self.neighbours[shift]).chunk(2, dim=-1)
-            mixed = torch.addcmul(
-                self.by_column, left.to(self.by_column).index_select(0, self.columns[0]), self.share_x[0]
-            )
-            self.rows[shift, row] = mixed.addcmul_(right.to(mixed).index_select(0, self.columns[1]), self.share_x[1])
-        return self.rows[shift, row]
+        One row where all have the same; with what all rows share.
+        """
+        return self._along_x(0, rows), self._along_x(1, rows)
 
-    def _plain(self, rows: slice, columns: slice) -> Tensor:
-        """The values at some queries as published, with weights of any form."""
-        place, like = self.place, self.place.features
-        rel_y, rel_x = place.y.rel[:, rows], place.x.rel[:, columns]
-        weights = areas(rel_y, rel_x).to(like)[..., None]
-        pixels = product(place.y.pixel[:, rows].to(like.device), place.x.pixel[:, columns].to(like.device))
-        gathered = [like[y][:, x] * weight for (y, x), weight in zip(pixels, weights, strict=True)]
-        shape = (rel_y.shape[1], rel_x.shape[1])
-        offsets = [rel.expand(shape) for y in rel_y[:, :, None] for x in rel_x[:, None] for rel in (y, x)]
-        inputs = torch.cat([torch.stack(offsets, -1).to(like), *gathered], -1)
-        return F.linear(inputs, self.weight, self.constant)
+    def _along_x(self, shift: int, rows: slice) -> Tensor:
+        pixels, place = (index.to(self.columns) for index in self.rows[shift, rows].unique(return_inverse=True))
+        features = self.features.index_select(0, pixels)
+        left, right = ((features @ matrix).to(self.by_column) for matrix in self.neighbours[shift])
+        mixed = torch.addcmul(self.by_column, left.index_select(1, self.columns[0]), self.share[0])
+        mixed = mixed.addcmul_(right.index_select(1, self.columns[1]), self.share[1])
+        return mixed if len(pixels) == 1 else mixed.index_select(0, place)
+
+
+def _bands(neighbours: Sequence[Sequence[int]], largest: int) -> list[list[slice]]:
+    """Cut output rows, given the LR rows above and below each, into blocks of at most `largest`.
+
+    The blocks of a band are cut from rows with the same neighbours; or it is one block with those of several such runs.
+    """
+    bands: list[list[int]] = []
+    for _, group in groupby(range(len(neighbours)), key=neighbours.__getitem__):
+        run = list(group)
+        if bands and len(bands[-1]) + len(run) <= largest:
+            bands[-1] += run
+        else:
+            bands.append(run)
+    return [_blocks(rows, largest) for rows in bands]
+
+
+def _blocks(rows: Sequence[int], largest: int) -> list[slice]:
+    """Cut rows evenly."""
+    step = -(-len(rows) // -(-len(rows) // largest))
+    return [slice(row, min(row + step, rows[-1] + 1)) for row in rows[::step]]
+
+
+def at(along: Slots, index: Tensor) -> Slots:
+    """The neighbours of some positions along an axis."""
+    return Slots(along.pixel[:, index], along.rel[:, index])

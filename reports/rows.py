@@ -126,6 +126,8 @@ def _tidy(rows: pd.DataFrame, path: Path) -> pd.DataFrame:
     rows = rows.reindex(columns=list(dict.fromkeys([*rows, *SCORES, *_TEXT])))
     rows[_TEXT] = rows[_TEXT].map(lambda value: "" if pd.isna(value) else str(value))
     rows[list(SCORES)] = rows[list(SCORES)].astype("float64")
+    if "row_key" in rows:  # of a network that could not be loaded at first, options and so the place may differ
+        rows = rows.drop_duplicates("row_key", keep="last")
     return rows.drop_duplicates(list(PLACE), keep="last", ignore_index=True)
 
 

@@ -43,7 +43,7 @@ def head(channels: int, ratio: int, parameters: int) -> nn.Sequential:
 def predict(tokens: Tensor, up: nn.Sequential, heads: Sequence[nn.Sequential], chunk: int | None = None) -> Tensor:
     """Raw parameters (B, rows columns, 9) of the Gaussians that `up` makes of tokens (B, C, h, w), row-major.
 
-    chunk: how many Gaussians to hold hidden layers for; None: as many as `BUDGET` allows.
+    In float32 at least. chunk: how many Gaussians to hold hidden layers for; None: as many as `BUDGET` allows.
     """
     for layer in up[:-2]:
         tokens = layer(tokens)
@@ -71,7 +71,11 @@ def _run_heads(x: Tensor, heads: Sequence[nn.Sequential]) -> Tensor:
 
 
 def _place(raw: Tensor) -> Tensor:
-    """Turn the last two columns of (B, rows, columns, 9), offsets x, y in Gaussian cells, into [0, 1] of the image."""
+    """Turn the last two columns of (B, rows, columns, 9), offsets x, y in Gaussian cells, into [0, 1] of the image.
+
+    In float32 at least: 16 bits would misplace Gaussians by several pixels.
+    """
+    raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
     rows, columns = raw.shape[1:3]
     y, x = (torch.arange(n, dtype=raw.dtype, device=raw.device) + 0.5 for n in (rows, columns))
     cells = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, cast
 
 import torch
@@ -98,6 +98,9 @@ class GSASR(SRMethod):
         self.UPNet = up_net(channels, up)
         for name, parameters in HEADS.items():
             self.add_module(f"mlp_block_{name}", head(channels, head_ratio, parameters))
+
+    def effective_options(self) -> dict[str, Any]:
+        return asdict(self.rendering)
 
     def encode(self, lr: Tensor) -> Encoded:
         padded = pad_to_multiple(lr, self.divisor)

@@ -91,6 +91,26 @@ class Random(Nearest):
         return image + 0.1 * torch.rand_like(image)
 
 
+class Optional(Nearest):
+    """Has options, and is as bright as they say."""
+
+    options = frozenset({"cell", "gain"})
+
+    def __init__(self, cell: str = "true", gain: float = 1.0) -> None:
+        super().__init__()
+        self.cell, self.gain = cell, gain
+
+    def render(self, *args: Any, **kwargs: Any) -> Tensor:
+        return super().render(*args, **kwargs) * self.gain
+
+
+class Peeking(Nearest):
+    """Looks at numbers, which there are none of on the meta device."""
+
+    def render(self, feat: Any, *args: Any, **kwargs: Any) -> Tensor:
+        return super().render(feat, *args, **kwargs) * float(feat.max() <= 1)
+
+
 def spec(cls: type[SRMethod]) -> MethodSpec:
     name = cls.__name__.lower()
     return MethodSpec(name, cls.__name__, "none", f"stub_methods:{cls.__name__}", (), 50, learned=False)

@@ -63,7 +63,7 @@ def test_flags_are_those_of_the_snapshot():
 
 def test_plan_takes_all_flags_of_run_that_change_what_is_run():
     flags = json.loads((SNAPSHOTS / "cli_flags.json").read_text())
-    how = {"--fresh", "--save-images", "--deterministic", "--threads"}
+    how = {"--fresh", "--save-images", "--deterministic", "--threads", "--max-memory"}
     assert set(flags["run"]) - how == set(flags["plan"])
 
 
@@ -106,6 +106,17 @@ def test_plan_takes_all_flags_of_run_that_change_what_is_run():
         (["list"], "Missing argument"),
         (["report", "nowhere"], "There is no run folder"),
         (["report", "."], "is not a run"),
+        (["run", "--methods", "bicubic", "--max-memory", "lots"], "'lots' is not an amount of memory"),
+        (["run", "--methods", "bicubic", "--cell", "big"], "There is no cell rule called 'big'"),
+        (["upscale", "file", "out.png", "--max-memory", "0"], "'0' is not an amount of memory"),
+        (["profile"], "Missing argument"),
+        (["profile", "bicubi"], "There is no method called 'bicubi': did you mean bicubic"),
+        (["profile", "bicubic", "--lr", "a"], "'a' is not the size of an image"),
+        (["profile", "bicubic", "--lr", "9999"], "An LR image of 9999x9999 is out of range"),
+        (["profile", "bicubic", "--scale", "2,3"], "cannot have the scales 2,3 at once"),
+        (["profile", "bicubic", "--max-memory", "2 apples"], "'2 apples' is not an amount of memory"),
+        (["profile", "bicubic", "--lr", "32", "--max-memory", "1KiB"], "An image of 32x32 pixels needs at least"),
+        (["profile", "liif", "--set", "liif.cel=1"], "There is no option of liif called 'cel'"),
         (["train", "gsars"], "There is no recipe called 'gsars'"),
     ],
 )
@@ -175,6 +186,14 @@ def test_run_prints_the_table_the_folder_and_the_next_command(capsys, photos):
     assert "done before" in err
     assert call("report", "mine") == 0
     assert "Written: results/mine/reports/" in capsys.readouterr().out
+
+
+def test_profile_prints_the_parts_and_the_machine(capsys):
+    assert call("profile", "bicubic", "--lr", "8x6", "--scale", "2.5", "--repeats", "1", "--device", "cpu") == 0
+    said = capsys.readouterr().out
+    assert said.startswith("bicubic, LR 8x6, x2.5")
+    assert "total" in said
+    assert "GFLOP/s here" in said
 
 
 def test_unexpected_errors_are_one_sentence_too(capsys, monkeypatch):

@@ -44,7 +44,9 @@ def key(folder: Path, **flags: Any) -> str:
 
 
 def test_settings_expand_names() -> None:
-    settings = make_settings(methods="li*,gsasr", scales="all", datasets="set5,B100", weights="random", metrics="psnr*")
+    settings = make_settings(
+        methods="lii*,gsasr", scales="all", datasets="set5,B100", weights="random", metrics="psnr*"
+    )
     assert settings.methods == ("bicubic", "liif", "gsasr")
     assert len(settings.scales) == 10
     assert settings.datasets == ("Set5", "BSDS100")
@@ -59,7 +61,7 @@ def test_settings_expand_names() -> None:
         ({"methods": ""}, "No method"),
         ({"scales": "0.5"}, "out of range"),
         ({"backbones": "edsr"}, "did you mean edsr-"),
-        ({"methods": "liif", "backbones": "swinir"}, "backbone"),
+        ({"methods": "srno", "backbones": "swinir"}, "backbone"),
         ({"datasets": "Sett5"}, "did you mean Set5"),
         ({"datasets": ","}, "No dataset"),
         ({"datasets": "./nowhere"}, "no folder"),
@@ -67,6 +69,7 @@ def test_settings_expand_names() -> None:
         ({"metrics": "psnr"}, "did you mean psnr"),
         ({"device": "gpu"}, "not a device"),
         ({"dtype": "float8"}, "dtype"),
+        ({"cell": "clip"}, "no cell rule called 'clip': did you mean clipped"),
         ({"limit": 0}, "limit"),
         ({"seed": -1}, "seed"),
         ({"options": ["dmax=1"]}, "METHOD.NAME=VALUE"),
@@ -169,12 +172,27 @@ def test_equal_images_have_rows_of_their_own(folder: Path, tmp_path: Path) -> No
         {"backbones": "rdn"},
         {"options": ["liif.cell=clipped"]},
         {"dtype": "float64"},
+        {"dtype": "autocast-bfloat16"},
+        {"channels_last": True},
+        {"compiled": True},
+        {"cell": "clipped"},
         {"device": "cuda"},
         {"metrics": "psnr_y"},
     ],
 )
 def test_what_can_change_a_number_changes_the_key(folder: Path, flags: dict[str, Any]) -> None:
     assert key(folder, **flags) != key(folder)
+
+
+def test_acceleration_concerns_networks_with_an_encoder(folder: Path) -> None:
+    plain, fast = ({cell.method: cell.row_keys for cell in plan(folder, compiled=on).cells} for on in (False, True))
+    assert fast["bicubic"] == plain["bicubic"]
+    assert not set(fast["liif"]) & set(plain["liif"])
+
+
+def test_the_cell_rule_replaces_that_of_the_protocol(folder: Path) -> None:
+    assert plan(folder).protocol.cell == "published"
+    assert plan(folder, cell="true").protocol == replace(plan(folder).protocol, cell="true")
 
 
 def test_content_changes_the_key(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

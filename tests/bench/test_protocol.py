@@ -94,7 +94,7 @@ def test_frozen_and_serialisable() -> None:
         record = json.loads(json.dumps(protocol.as_dict()))
         assert record["name"] == protocol.name == name
         assert set(record) == {
-            *("name", "title", "source", "resampler", "size_rule", "quantize", "benchmark", "div2k"),
+            *("name", "title", "source", "resampler", "size_rule", "quantize", "benchmark", "div2k", "cell"),
         }
     with pytest.raises(FrozenInstanceError):
         get().quantize = False  # type: ignore[misc]

@@ -16,6 +16,7 @@ import stub_methods
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
+from bench.compute import Compute
 from bench.inference import super_resolve
 from bench.progress import Progress
 from bench.rows import Row
@@ -26,7 +27,7 @@ from methods import registry
 from methods.errors import UserError
 
 FAULTY = ("Raising", "NotFinite", "WrongShape", "WholeNumbers", "Unbuildable")
-STUBS = (*FAULTY, "Hungry", "Starving", "Interrupting", "Random")
+STUBS = (*FAULTY, "Hungry", "Starving", "Interrupting", "Random", "Optional", "Peeking")
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +54,7 @@ def photos(tmp_path) -> Path:
 
 
 def evaluate(photos: Path, methods: str = "bicubic", scales: str = "2", *, run_id: str = "run", **more) -> RunResult:
-    choices = {name: more.pop(name) for name in ("fresh", "save_images", "progress") if name in more}
+    choices = {name: more.pop(name) for name in ("fresh", "save_images", "progress", "max_memory") if name in more}
     settings = make_settings(methods=methods, scales=scales, datasets=str(photos), device="cpu", **more)
     return run(settings, photos.parent / "results", run_id, **choices)
 
@@ -167,6 +168,51 @@ def test_memory_running_out_shrinks_the_chunk_and_not_the_result(photos):
     assert scores[0] == scores[1]
 
 
+def test_a_limit_of_memory_is_kept_or_said_and_is_no_part_of_the_key(photos):
+    free = evaluate(photos)
+    image = 50 * 43 * 3 * 4
+    bounded = evaluate(photos, run_id="bounded", max_memory=2 * image)
+    assert [row.row_key for row in bounded.rows] == [row.row_key for row in free.rows]
+    assert {(row.status, row.tile) for row in bounded.rows} == {("ok", None)}
+    poor = evaluate(photos, run_id="poor", max_memory=image)
+    assert {row.status for row in poor.rows} == {"oom"}
+    assert "An image of 25x20 pixels needs at least 0 MiB for 50x40, more than" in (poor.rows[0].reason or "")
+
+
+def test_memory_that_cannot_be_told_is_said(photos):
+    assert evaluate(photos, "peeking").exit_code == 0
+    failed = by_method(evaluate(photos, "peeking", run_id="limited", max_memory=10**9), "peeking")
+    assert {row.status for row in failed} == {"error"}
+    assert "How much memory it needs cannot be told" in (failed[0].reason or "")
+    assert (failed[0].reason or "").endswith("leave out --max-memory.")
+
+
+def test_rows_say_which_options_were_in_force(photos):
+    def options(**flags):
+        return {row.options for row in by_method(evaluate(photos, "optional", **flags), "optional")}
+
+    assert options() == {'{"cell": "true", "gain": 1.0}'}
+    assert options(cell="clipped", run_id="cell") == {'{"cell": "clipped", "gain": 1.0}'}
+    both = {"cell": "clipped", "options": ["optional.cell=true", "optional.gain=0.5"]}
+    assert options(**both, run_id="set") == {'{"cell": "true", "gain": 0.5}'}
+    assert {row.options for row in by_method(evaluate(photos), "bicubic")} == {"{}"}
+
+
+def test_the_cell_rule_belongs_to_the_protocol(photos):
+    assert json.loads((evaluate(photos).path / "manifest.json").read_text())["protocol"]["cell"] == "published"
+    other = evaluate(photos, cell="true", run_id="other")
+    assert json.loads((other.path / "manifest.json").read_text())["protocol"]["cell"] == "true"
+    with pytest.raises(UserError, match="was made with the protocol 'gsasr'"):
+        evaluate(photos, cell="true")
+
+
+def test_rows_say_how_was_computed(photos):
+    result = evaluate(photos, dtype="autocast-bfloat16", channels_last=True)
+    assert {(row.dtype, row.acceleration, row.status) for row in result.rows} == {("autocast-bfloat16", "", "ok")}
+    compute = json.loads((result.path / "manifest.json").read_text())["compute"]
+    assert (compute["dtype"], compute["acceleration"]) == ("autocast-bfloat16", "channels-last")
+
+
 def test_bad_images_become_rows(photos):
     (photos / "p1.png").write_bytes((photos / "p1.png").read_bytes()[:500])
     Image.fromarray(np.zeros((3, 3, 3), np.uint8)).save(photos / "tiny.png")
@@ -233,9 +279,9 @@ def test_super_resolve_seeds_every_image():
     import torch
 
     lr = np.zeros((4, 5, 3), np.uint8)
-    place = {"device": torch.device("cpu"), "dtype": torch.float32}
+    compute = Compute(torch.device("cpu"), torch.float32)
     first, second, other = (
-        super_resolve(stub_methods.Random(), lr, (8, 10), 2.0, seed=seed, **place).sr for seed in (1, 1, 2)
+        super_resolve(stub_methods.Random(), lr, (8, 10), 2.0, compute, seed=seed).sr for seed in (1, 1, 2)
     )
     assert np.array_equal(first, second)
     assert not np.array_equal(first, other)

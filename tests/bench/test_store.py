@@ -144,16 +144,31 @@ def test_kills_at_random_moments_lose_no_finished_row(tmp_path):
 
 
 def test_consolidate_keeps_the_last_row_of_a_place_in_an_order_of_its_own(tmp_path):
-    failed = replace(ROW, status="error", reason="x", psnr_y=None)
-    some = [failed, *rows(2), ROW]
-    shuffled = [failed, *reversed(rows(2)), ROW]
-    assert latest(some) == latest(shuffled) == [ROW, *rows(2)]
+    done = replace(ROW, row_key="done")
+    failed = replace(done, status="error", reason="x", psnr_y=None)
+    some = [failed, *rows(2), done]
+    shuffled = [failed, *reversed(rows(2)), done]
+    assert latest(some) == latest(shuffled) == [done, *rows(2)]
     with RunFolder(tmp_path / "run") as folder:
         for row in some:
             folder.append(row)
         folder.consolidate()
         folder.append(replace(ROW, image="zebra"))
     assert [row.image for row in read_rows(tmp_path / "run")] == ["baby", "image000", "image001", "zebra"]
+
+
+def test_a_network_that_could_not_be_loaded_leaves_no_second_row():
+    failed = replace(ROW, status="error", reason="cannot be loaded", options="{}")
+    loaded = replace(ROW, options='{"cell": "true"}')
+    assert latest([failed, loaded]) == [loaded]
+
+
+def test_rows_of_earlier_versions_are_read(tmp_path):
+    file = fill(tmp_path / "run", 1)
+    row = asdict(ROW)
+    del row["acceleration"]
+    file.write_text(json.dumps(row) + "\n")
+    assert list(read_rows(tmp_path / "run")) == [ROW]
 
 
 def test_parquet_has_the_documented_columns_and_nulls(tmp_path):

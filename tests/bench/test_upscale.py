@@ -99,6 +99,17 @@ def test_a_folder_reports_what_fails_and_goes_on(tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
 
 
+def test_a_limit_of_memory_is_kept_or_said(tmp_path):
+    source = save(tmp_path / "in" / "a.png", noise("RGB", 8, 8))
+    chosen = {"method": "nearest", "device": "cpu"}
+    (done,) = upscale(source, tmp_path / "a.png", 2.0, max_memory=10_000, **chosen)
+    assert done.size == (16, 16)
+    with pytest.raises(UserError, match="8x8 pixels needs at least"):
+        list(upscale(source, tmp_path / "b.png", 2.0, max_memory=1000, **chosen))
+    (failed,) = upscale(source.parent, tmp_path / "out", 2.0, max_memory=1000, **chosen)
+    assert "8x8 pixels needs at least" in (failed.failure or "")
+
+
 def refused(source: Path, target: Path, scale: float = 2.0) -> str:
     with pytest.raises(UserError) as error:
         enlarge(source, target, scale)

@@ -71,7 +71,7 @@ def test_near_names():
 
 def test_plugin_by_entry_point(plugin):
     plugin("test_registry:NEAREST")
-    assert [spec.name for spec in list_methods()] [:3] == ["bicubic", "nearest", "metasr"]
+    assert [spec.name for spec in list_methods()][:3] == ["bicubic", "nearest", "metasr"]
     assert load("nearest")(torch.rand(1, 3, 2, 2), (4, 4)).shape == (1, 3, 4, 4)
 
 

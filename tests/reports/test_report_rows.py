@@ -49,6 +49,12 @@ def test_the_last_attempt_counts(make_run, row):
     assert run.rows["psnr_y"].tolist() == [30.5]
 
 
+def test_the_last_attempt_counts_also_where_the_first_did_not_know_the_options(make_run, row):
+    failed = row("liif", "a", status="error", reason="cannot be loaded")
+    run = load_run(make_run([failed, row("liif", "a", psnr_y=30.5, options='{"cell": "true"}')]))
+    assert run.rows["status"].tolist() == ["ok"]
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
