@@ -30,7 +30,7 @@ Methods = Annotated[str, typer.Option(help=f"{_PICK}; bicubic always runs as the
 Scales = Annotated[str, typer.Option(help="Comma list of factors (2,3.5,12), ranges (2-4) or all (2 to 30).")]
 Backbones = Annotated[str | None, typer.Option(help=f"{_PICK}. Default: those that the weights are for.")]
 Datasets = Annotated[str, typer.Option(help=f"{_PICK}, or folders of images.")]
-Weights = Annotated[str, typer.Option(help="shipped, random, a checkpoint's path, or METHOD=PATH,...")]
+Weights = Annotated[str, typer.Option(help="shipped, official, random, a checkpoint's path, or METHOD=PATH,...")]
 ProtocolName = Annotated[str, typer.Option("--protocol", help="Evaluation protocol; see `list protocols`.")]
 Metrics = Annotated[str | None, typer.Option(help=f"{_PICK}. Default: the protocol's.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
@@ -338,6 +338,28 @@ def parity(
     parity path/to/parity
     """
     return commands.parity(paths)
+
+
+@app.command()
+def fetch(
+    names: Annotated[str, typer.Argument(metavar="NAME", help="Comma list, as gsasr/rdn, wildcards (gsasr/*) or all.")],
+) -> int:
+    """Fetch official checkpoints for `--weights official`, or say where to get them.
+
+    \b
+    fetch gsasr/edsr-baseline
+    fetch 'lte/*'
+    """
+    return commands.fetch(names)
+
+
+@app.command(hidden=True)
+def docs(
+    out: Annotated[Path, typer.Option(help="Folder for the pages.")] = Path("docs/methods"),
+    cases: Annotated[Path, typer.Option(help="Folder of parity cases.")] = Path("tests/parity"),
+) -> int:
+    """Write the page of every method from the registry, the docstrings, the catalogue and the parity cases."""
+    return commands.docs(out, cases)
 
 
 @app.command()

@@ -132,6 +132,29 @@ def gallery(photo: Path, settings: RunSettings, *, enlarge: bool, crops: Sequenc
     return SOME_FAILED if failed else 0
 
 
+def fetch(names: str) -> int:
+    """Fetch official checkpoints and print a line for each; 3 if one failed or has to be got by hand."""
+    from bench.console import console
+    from bench.fetch import fetch as fetch_all
+
+    screen, left = console(), False
+    for found in fetch_all(names):
+        left |= found.state in ("failed", "by hand")
+        licence = found.entry.licence
+        screen.print(
+            f"{found.state:8} {found.entry.name} (licence: {licence}): {found.note}", markup=False, soft_wrap=True
+        )
+    return SOME_FAILED if left else 0
+
+
+def docs(out: Path, cases: Path) -> int:
+    """Write the pages of the methods."""
+    from bench.docs import write_pages
+
+    print(*(f"Written: {file}" for file in write_pages(out, cases)), sep="\n")
+    return 0
+
+
 def _run_path(run_folder: str) -> Path:
     """A run by its folder, or by its name under results."""
     path = Path(run_folder)

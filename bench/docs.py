@@ -11,10 +11,10 @@ from typing import Any
 
 from bench.facts import LR_SIDE, SCALE, Fact, read_facts
 from methods.loading import method_class
+from methods.official import catalogue
 from methods.registry import ENCODERS, MethodSpec, list_methods
 
 HEADER = "<!-- Written by `python -m bench docs`; change the docstrings or the registry instead. -->"
-_PUBLISHED = {"psnr": "PSNR-Y, DIV2K"}
 
 
 def write_pages(folder: Path, cases: Path) -> Iterator[Path]:
@@ -118,7 +118,21 @@ def _commit(source: str) -> str:
 
 
 def _checkpoints(spec: MethodSpec) -> list[str]:
-    return []
+    lines = [
+        (
+            f"`{e.name}`",
+            ", ".join(f"`{f}`" for f in e.files),
+            " / ".join(f"{v:.2f}" for v in e.psnr) or "-",
+            e.licence,
+            e.page,
+        )
+        for e in catalogue()
+        if e.method == spec.name
+    ]
+    if not lines:
+        return []
+    heading = ("name", "files", "PSNR-Y, DIV2K ×2 / ×3 / ×4", "licence", "published at")
+    return ["## Official checkpoints", "", *_table(heading, lines), ""]
 
 
 def _cases(folder: Path) -> Iterator[dict[str, Any]]:

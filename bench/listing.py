@@ -39,12 +39,15 @@ def _methods(_: Path | None) -> Lines:
     from bench.facts import read_facts
     from bench.parity.record import verdict
     from methods.checkpoints import list_checkpoints
+    from methods.official import catalogue
     from methods.registry import list_methods
 
     shipped = [(checkpoint.method, checkpoint.backbone) for checkpoint in list_checkpoints()]
     facts = read_facts()
     for spec in list_methods():
         weights = [f"shipped for {backbone}" for method, backbone in shipped if method == spec.name]
+        published = dict.fromkeys(entry.backbone for entry in catalogue() if entry.method == spec.name)
+        weights += [f"official for {', '.join(published)}"] if published else []
         fact = facts.get((spec.name, spec.backbones[0] if spec.backbones else ""))
         yield (
             spec.name,
@@ -97,19 +100,19 @@ def _protocols(_: Path | None) -> Lines:
 
 def _checkpoints(_: Path | None) -> Lines:
     from methods.checkpoints import list_checkpoints
+    from methods.official import catalogue
 
     for checkpoint in list_checkpoints():
         about = checkpoint.about
         quality = ", ".join(f"{name} {value:.2f}" for name, value in about.get("validation", {}).items())
-        yield (
-            checkpoint.method,
-            checkpoint.backbone,
-            checkpoint.paths[0].name,
-            f"{about.get('bytes', 0) / 1e6:.2f} MB",
-            quality,
-            str(about.get("date", "-")),
-            str(about.get("licence", "-")),
-        )
+        where = f"comes with the suite, {about.get('bytes', 0) / 1e6:.2f} MB"
+        name = f"{checkpoint.method}/{checkpoint.backbone}"
+        yield name, checkpoint.paths[0].name, "shipped", quality, str(about.get("licence", "-")), where
+    for entry in catalogue():
+        quality = " / ".join(f"{value:.2f}" for value in entry.psnr)
+        state = "fetched" if entry.present else "not here"
+        published = f"DIV2K {quality}" if quality else "-"
+        yield entry.name, ", ".join(entry.files), f"official, {state}", published, entry.licence, entry.page
 
 
 LISTS: Mapping[str, tuple[tuple[str, ...], Callable[[Path | None], Lines]]] = {
@@ -121,5 +124,5 @@ LISTS: Mapping[str, tuple[tuple[str, ...], Callable[[Path | None], Lines]]] = {
     "datasets": (("name", "title", "images", "where"), _datasets),
     "metrics": (("name", "title", "better", "available", "implementation, or what is missing"), _metrics),
     "protocols": (("name", "rules", "source"), _protocols),
-    "checkpoints": (("method", "backbone", "file", "size", "validation", "date", "licence"), _checkpoints),
+    "checkpoints": (("name", "file", "state", "PSNR-Y", "licence", "where"), _checkpoints),
 }

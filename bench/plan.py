@@ -76,6 +76,11 @@ def make_plan(settings: RunSettings) -> Plan:
         for scale in settings.scales
     ]
     notes = dict.fromkeys(note for source in sources for note in source.notes)
+    if settings.left_out:
+        names = ", ".join(settings.left_out)
+        notes[
+            f"Left out, as no weights are shipped for them: {names}; name --weights official, random or METHOD=PATH."
+        ] = None
     found = tuple(source.dataset for source in sources if source.dataset)
     return Plan(settings, protocol, tuple(cells), found, tuple(notes))
 

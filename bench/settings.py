@@ -13,6 +13,7 @@ from bench.data import as_folder
 from bench.descriptors import descriptor, list_datasets
 from bench.protocol import CELL_RULES, DEFAULT_PROTOCOL, CellRule, Protocol, get
 from bench.selection import Scalar, parse_options, parse_scales, parse_weights
+from methods.checkpoints import list_checkpoints
 from methods.errors import UserError
 from methods.names import resolve, select
 from methods.registry import list_methods, method_spec
@@ -51,6 +52,8 @@ class RunSettings:
     """Only the first so many images of each dataset; such a run is partial."""
     options: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
     """Per method: hyperparameters that replace the checkpoint's."""
+    left_out: tuple[str, ...] = ()
+    """Methods that `all` or a wildcard named but that no weights are shipped for."""
     data_root: Path | None = None
 
     def evaluation(self) -> Protocol:
@@ -91,7 +94,10 @@ def make_settings(
     Raises:
         UserError: one of them cannot be meant; the sentence names it.
     """
-    chosen = select(methods, [spec.name for spec in list_methods()], "method")
+    named = select(methods, [spec.name for spec in list_methods()], "method")
+    by_method = parse_weights(weights, [name for name in named if method_spec(name).learned])
+    left_out = _without_weights(named, methods, by_method)
+    chosen = [name for name in named if name not in left_out]
     learned = [name for name in chosen if method_spec(name).learned]
     get(protocol)
     if not _DEVICE.fullmatch(device):
@@ -105,7 +111,8 @@ def make_settings(
         scales=parse_scales(scales),
         backbones=_backbones(backbones, learned),
         datasets=_datasets(datasets),
-        weights=parse_weights(weights, learned),
+        weights={name: given for name, given in by_method.items() if name in learned},
+        left_out=left_out,
         protocol=protocol,
         cell=None if cell is None else cast(CellRule, resolve(cell, CELL_RULES, "cell rule")),
         metrics=_metrics(metrics),
@@ -117,6 +124,17 @@ def make_settings(
         limit=limit,
         options=parse_options(options, chosen),
         data_root=Path(data_root) if data_root else None,
+    )
+
+
+def _without_weights(named: Sequence[str], text: str, weights: Mapping[str, str]) -> tuple[str, ...]:
+    """Methods that `all` or a wildcard brought in although no weights are shipped for them, as they are asked for."""
+    explicit = {part.strip() for part in text.split(",")}
+    shipped = {checkpoint.method for checkpoint in list_checkpoints()}
+    return tuple(
+        name
+        for name in named
+        if method_spec(name).learned and name not in explicit | shipped and weights.get(name, "shipped") == "shipped"
     )
 
 

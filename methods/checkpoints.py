@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from methods.errors import UserError
-from methods.registry import ENCODERS, method_spec
+from methods.official import official_files
+from methods.registry import ENCODERS, by_reference_name, method_spec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,7 +91,8 @@ def _described_backbone(path: Path) -> tuple[str, ...]:
 def locate(method: str, backbone: str, weights: str | Path = "shipped") -> Checkpoint:
     """Find and hash the weights of a method on a backbone.
 
-    weights: `"shipped"`, `"random"`, or the path of a file, of one file of an encoder-decoder pair, or of their folder.
+    weights: `"shipped"`, `"official"`, `"random"`, or the path of a file, of one file of an encoder-decoder pair, or of
+    their folder.
 
     Raises:
         UserError: they are not there, or a shipped file is not the one that was shipped.
@@ -101,6 +103,9 @@ def locate(method: str, backbone: str, weights: str | Path = "shipped") -> Check
         return Checkpoint(method, backbone, "random")
     if weights == "shipped":
         return _shipped(method, backbone)
+    if weights == "official":
+        paths = official_files(method, backbone)
+        return Checkpoint(method, backbone, "official", paths, _sha256(paths))
     paths = _files(Path(weights).expanduser())
     return Checkpoint(method, backbone, Path(weights).name, paths, _sha256(paths))
 
@@ -128,7 +133,23 @@ def read_checkpoint(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], dict[str
         if config.get(key, getattr(checkpoint, key)) != getattr(checkpoint, key):
             wanted = getattr(checkpoint, key)
             raise UserError(f"{checkpoint.paths[0]} is for {key} {config[key]!r}, not {wanted!r}: ask for that {key}.")
+    _check_reference(checkpoint, config.get("reference", {}))
     return state, config
+
+
+def _check_reference(checkpoint: Checkpoint, reference: Mapping[str, Any]) -> None:
+    """Refuse an official container of another method or encoder, by the names that it gives."""
+    name, spec = reference.get("name"), method_spec(checkpoint.method)
+    if isinstance(name, str) and spec.reference_names and name not in spec.reference_names:
+        other = by_reference_name(name)
+        remedy = f"ask for {other.name}" if other else "use another file"
+        raise UserError(f"{checkpoint.files} holds the network {name!r}, which is not {checkpoint.method}: {remedy}.")
+    encoder = reference.get("encoder_spec") or reference.get("encoder")
+    stored = encoder.get("name") if isinstance(encoder, dict) else None
+    if isinstance(stored, str) and stored in ENCODERS and stored != checkpoint.backbone:
+        raise UserError(
+            f"{checkpoint.files} is for backbone {stored!r}, not {checkpoint.backbone!r}: ask for that backbone."
+        )
 
 
 def save_checkpoint(path: str | Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
@@ -238,17 +259,19 @@ def _pickle_problem(path: Path, error: Exception) -> str:
 
 
 def _unwrap(path: Path, content: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Take the state dict out of a LIIF container, a BasicSR one (averaged weights first), or nothing around it."""
+    """Take the state dict out of LIIF's container, mmediting's, BasicSR's (averaged weights first), or none at all."""
     from torch import Tensor
 
     config: dict[str, Any] = {}
     if isinstance(content, dict):
         if isinstance(model := content.get("model"), dict):
             content, config = model.get("sd"), {"reference": {"name": model.get("name"), **model.get("args", {})}}
+        elif isinstance(content.get("state_dict"), dict):
+            content = content["state_dict"]
         else:
             content = content.get("params_ema", content.get("params", content))
     named = isinstance(content, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
     if not named or not content:
-        kinds = "model.sd, params_ema or params"
+        kinds = "model.sd, state_dict, params_ema or params"
         raise UserError(f"{path} holds no network: looked for {kinds}, or names of tensors alone; use another file.")
     return content, config

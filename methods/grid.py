@@ -98,7 +98,7 @@ class Slots(NamedTuple):
 
         There the published weights, `areas`, are not a product over axes.
         """
-        return torch.nonzero(self.rel.abs().sum(0) < 1).flatten().tolist()
+        return torch.nonzero(self.rel.abs().sum(0) < 0.01).flatten().tolist()
 
 
 def slots(axis: Axis, coord: Tensor | None = None) -> Slots:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from methods.base import SRMethod, square_scale
 from methods.encoders.edsr import conv3x3
+from methods.encoders.rdn import RDN
 from methods.errors import UserError
 from methods.gsasr.attention import CrossBlock, SelfBlock, set_order_index, to_image
 from methods.gsasr.gaussians import Rendering, render, render_each
@@ -191,3 +192,10 @@ class GSASR(SRMethod):
                 raise UserError(f"{key} is not the official GSASR's: use a checkpoint with its relative positions.")
         renamed = cast(Any, self.encoder).from_reference(encoder)
         return decoder | {f"encoder.{key}": value for key, value in renamed.items()}
+
+    def to_reference(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The encoder's and the decoder's entries in one mapping, under official keys."""
+        encoder = {key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")}
+        decoder = {key: value for key, value in state.items() if not key.startswith("encoder.")}
+        style = "liif" if isinstance(self.encoder, RDN) else "mmediting"  # BasicSR's RDN has LIIF's names
+        return decoder | cast(Any, self.encoder).to_reference(encoder, style=style)

@@ -14,19 +14,23 @@ from bench.parity.weights import fill
 from methods.errors import UserError
 
 CASES = Path(__file__).parents[1] / "parity"
-FAST = {
-    "encoders": {"edsr_gsasr", "edsr_liif"},
-    "gsasr": {"edsr_x4_batch2"},
-    "liif": {"edsr_x2", "edsr_x3p3_b2"},
-    "metrics": {"imresize", "matlab", "psnr-ssim"},
-    "rasterizer": {"gsasr_grid", "off_image_nonsquare", "rho_near_one", "tiny_sigma"},
-}
+SLOW_FOLDERS = {"gsasr", "encoders"}
+"""Folders of which only some cases are fast."""
+FAST = {"edsr_gsasr", "edsr_liif", "edsr_x4_batch2", "imresize", "matlab", "psnr-ssim"}
+
+
+def is_slow(file):
+    if file.parent.name == "rasterizer":
+        return file.stem not in {"gsasr_grid", "off_image_nonsquare", "rho_near_one", "tiny_sigma"}
+    if file.parent.name in SLOW_FOLDERS | {"metrics"}:
+        return file.stem not in FAST
+    return any(word in file.stem for word in ("rdn", "x12", "swinir"))
 
 
 def case_files():
     for file in sorted(CASES.rglob("*.json")):
-        slow = file.stem not in FAST.get(file.parent.name, ())
-        yield pytest.param(file, id=f"{file.parent.name}-{file.stem}", marks=[pytest.mark.slow] if slow else [])
+        marks = [pytest.mark.slow] if is_slow(file) else []
+        yield pytest.param(file, id=f"{file.parent.name}-{file.stem}", marks=marks)
 
 
 def copy_case(name, folder, arrays=None, **changes):

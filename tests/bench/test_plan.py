@@ -227,3 +227,15 @@ def test_planning_does_not_import_torch(folder: Path) -> None:
         f"make_plan(make_settings(datasets={str(folder)!r}, weights='random')); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_methods_without_weights_are_left_out_unless_they_are_named(folder: Path) -> None:
+    everything = make_settings(methods="all", scales="2", datasets=str(folder))
+    assert everything.methods == ("bicubic", "liif", "gsasr")
+    assert "srno" in everything.left_out
+    (note,) = (note for note in make_plan(everything).notes if note.startswith("Left out"))
+    assert "ciaosr" in note
+    named = make_settings(methods="srno,l*", scales="2", datasets=str(folder))
+    assert named.methods == ("bicubic", "srno", "liif")
+    assert "No weights are shipped for srno" in make_plan(named).problems[0]
+    assert len(make_settings(methods="all", weights="random", scales="2", datasets=str(folder)).methods) == 13

@@ -212,7 +212,9 @@ def test_missing_and_unexpected_keys_are_listed(saved):
 
 
 def test_official_weights_of_another_backbone(liif_container):
-    assert "does not fit liif on rdn: entries 296 missing" in refusal(liif_container[1], backbone="rdn")
+    assert "is for backbone 'edsr-baseline', not 'rdn': ask for that backbone" in refusal(
+        liif_container[1], backbone="rdn"
+    )
 
 
 def test_ours_of_another_method_or_backbone(saved):
