@@ -198,4 +198,5 @@ class GSASR(SRMethod):
         encoder = {key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")}
         decoder = {key: value for key, value in state.items() if not key.startswith("encoder.")}
         style = "liif" if isinstance(self.encoder, RDN) else "mmediting"  # BasicSR's RDN has LIIF's names
-        return decoder | cast(Any, self.encoder).to_reference(encoder, style=style)
+        renamed: dict[str, Tensor] = cast(Any, self.encoder).to_reference(encoder, style=style)
+        return decoder | renamed

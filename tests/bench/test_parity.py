@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from bench.parity import run_parity
+from bench.parity.record import RECORD, record
 from bench.parity.weights import fill
 from methods.errors import UserError
 
-CASES = Path(__file__).parents[1] / "parity"
+ROOT = Path(__file__).parents[2]
+CASES = ROOT / "tests" / "parity"
 SLOW_FOLDERS = {"gsasr", "encoders"}
 """Folders of which only some cases are fast."""
 FAST = {"edsr_gsasr", "edsr_liif", "edsr_x4_batch2", "imresize", "matlab", "psnr-ssim"}
@@ -52,9 +54,18 @@ def load(name):
         return dict(archive)
 
 
+@pytest.fixture(scope="module")
+def on_record():
+    """What this run finds, for `list methods`."""
+    results = []
+    yield results
+    record(results, ROOT / RECORD)
+
+
 @pytest.mark.parametrize("file", list(case_files()))
-def test_every_case_passes(file):
+def test_every_case_passes(file, on_record):
     (result,) = run_parity([file])
+    on_record.append(result)
     if result.verdict == "skip" and result.note.startswith("needs"):
         pytest.skip(result.note)
     assert result.verdict == "pass", result
