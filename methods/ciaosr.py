@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from methods.crossscale import CrossScaleAttention
 from methods.errors import UserError
 from methods.fourier import runs
-from methods.grid import NUDGE, Axis, bilinear, centres, nearest
+from methods.grid import NUDGE, Axis, assemble, bilinear, centres, nearest
 from methods.implicit import ENCODER, ImplicitMethod, axes
 from methods.mlp import MLP
 from methods.parts import part
@@ -177,7 +177,7 @@ class CiaoSR(ImplicitMethod):
         size = (feat.image.shape[-2], feat.image.shape[-1])
         grid = axes(size, size, out_size)
         images = [
-            torch.cat(list(_Decoder(self, *maps, grid).rows(chunk)))
+            assemble(_Decoder(self, *maps, grid).rows(chunk), out_size[0])
             for maps in zip(feat.features, feat.nonlocal_features, strict=True)
         ]
         colors = torch.stack(images).permute(0, 3, 1, 2)

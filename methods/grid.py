@@ -6,7 +6,7 @@ not part of the definition. All functions return CPU tensors that depend on size
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -156,3 +156,23 @@ def row_blocks(out_size: tuple[int, int], chunk: int) -> Iterator[slice]:
     """Cut H rows of W queries into blocks of about `chunk` queries; of one row at least."""
     step = max(1, chunk // out_size[1])
     return (slice(start, min(start + step, out_size[0])) for start in range(0, out_size[0], step))
+
+
+def assemble(blocks: Iterable[Tensor], length: int, dim: int = 0) -> Tensor:
+    """`torch.cat(blocks, dim)` of blocks as they are made, `length` along dim in all.
+
+    A list would keep the small blocks alive among the large tensors that each of them frees, and the heap of a CPU
+    would grow to several times what is alive.
+
+    Raises:
+        ValueError: there are no blocks.
+    """
+    whole, start = None, 0
+    for block in blocks:
+        if whole is None:
+            whole = block.new_empty(*block.shape[: dim % block.ndim], length, *block.shape[dim % block.ndim + 1 :])
+        whole.narrow(dim, start, block.shape[dim]).copy_(block)
+        start += block.shape[dim]
+    if whole is None:
+        raise ValueError("no blocks to assemble")
+    return whole

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.grid import Axis, CellRule, cell_factor, check_cell
+from methods.grid import Axis, CellRule, assemble, cell_factor, check_cell
 from methods.implicit import ImplicitMethod, axes, local_ensemble
 from methods.mlp import MLP
 from methods.parts import part
@@ -89,8 +89,8 @@ class LIIF(ImplicitMethod):
         batch = len(feat.hidden)
         pixels = torch.arange(out_size[0] * out_size[1], device=feat.hidden.device)
         queries = torch.chunk(pixels, -(-len(pixels) * batch // (chunk or CHUNK)))
-        colors = [self.render_at(feat, index.expand(batch, -1), out_size, scale) for index in queries]
-        return torch.cat(colors, dim=-1).view(batch, 3, *out_size)
+        colors = (self.render_at(feat, index.expand(batch, -1), out_size, scale) for index in queries)
+        return assemble(colors, len(pixels), dim=-1).view(batch, 3, *out_size)
 
     def render_at(self, feat: Encoded, index: Tensor, out_size: tuple[int, int], scale: tuple[float, float]) -> Tensor:
         """Colours (B, 3, Q) of the output pixels with flat indices (B, Q), int64 in [0, H * W), row by row."""

@@ -31,7 +31,18 @@ from methods.base import nominal_scale
 from methods.encoders.edsr import conv3x3
 from methods.errors import UserError
 from methods.fourier import GridWaves, WaveMaps, waves
-from methods.grid import Axis, CellRule, Slots, bilinear, cell_factor, check_cell, coordinates, row_blocks, slots
+from methods.grid import (
+    Axis,
+    CellRule,
+    Slots,
+    assemble,
+    bilinear,
+    cell_factor,
+    check_cell,
+    coordinates,
+    row_blocks,
+    slots,
+)
 from methods.implicit import ImplicitMethod, axes, wide
 from methods.parts import part
 
@@ -252,15 +263,20 @@ class LINF(ImplicitMethod):
     ) -> Tensor:
         """Images (..., B, 3, H, W) of latents (..., B, rows, columns, size), or of latents 0."""
         grid, inverses = axes(feat.size, feat.map_size, out_size), self.imnet.inverses()
-        found, start = [], 0
-        for affine in self._affine(feat, grid, scale, chunk or CHUNK):
-            stop = start + affine.shape[1]
-            with part("flow"):
-                drawn = None if latent is None else latent[..., start:stop, :, :]
-                found.append(self.imnet.to_data(drawn, affine, inverses))
-            start = stop
+
+        def residuals() -> Iterator[Tensor]:
+            start = 0
+            for affine in self._affine(feat, grid, scale, chunk or CHUNK):
+                stop = start + affine.shape[1]
+                with part("flow"):
+                    yield self.imnet.to_data(
+                        None if latent is None else latent[..., start:stop, :, :], affine, inverses
+                    )
+                start = stop
+
         # Numbers of a patch are ordered by channel, row, column.
-        pixels = F.pixel_shuffle(torch.cat(found, dim=-3).movedim(-1, -3), self.patch)
+        patches = assemble(residuals(), self._tiles(out_size[0]), dim=-3).movedim(-1, -3)
+        pixels = F.pixel_shuffle(patches, self.patch)
         skip = bilinear(feat.image, grid)
         return self.denormalise((pixels[..., : out_size[0], : out_size[1]] + skip).to(skip))
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, ClassVar, Literal, NamedTuple, cast
 
@@ -31,7 +31,18 @@ from methods.crossscale import CrossScaleAttention
 from methods.encoders.edsr import conv3x3
 from methods.errors import UserError
 from methods.fourier import runs
-from methods.grid import Axis, CellRule, Member, Slots, bilinear, cell_factor, check_cell, members, row_blocks
+from methods.grid import (
+    Axis,
+    CellRule,
+    Member,
+    Slots,
+    assemble,
+    bilinear,
+    cell_factor,
+    check_cell,
+    members,
+    row_blocks,
+)
 from methods.implicit import ImplicitMethod, axes, wide
 from methods.mlp import MLP
 from methods.parts import part
@@ -144,7 +155,8 @@ class Modulated(ImplicitMethod):
         """Modulations of all LR pixels of an image, (channels, h, w)."""
         height, width = maps[0].shape[1:]
         blocks = row_blocks((height, width), LATENT_CHUNK)
-        return torch.cat([self.latent(maps, cell, rows) for rows in blocks]).permute(2, 0, 1).contiguous()
+        table = assemble((self.latent(maps, cell, rows) for rows in blocks), height)
+        return table.permute(2, 0, 1).contiguous()
 
     def _multi_scale(
         self, image: Tensor, table: Tensor, grid: tuple[Axis, Axis], scale: tuple[float, float], chunk: int
@@ -191,17 +203,19 @@ class _Renderer:
 
     def grid(self, grid: tuple[Axis, Axis], chunk: int) -> Tensor:
         """Colours of all output pixels, (3, H, W)."""
+        return assemble(self._blocks(grid, chunk), grid[0].out, dim=1)
+
+    def _blocks(self, grid: tuple[Axis, Axis], chunk: int) -> Iterator[Tensor]:
+        """`grid`, some rows at a time."""
         y, x = (members(axis) for axis in grid)
         step = max(1, chunk // grid[1].out)
-        blocks = []
         for low, found in runs(y[0].pixel):
             # Rows with the same neighbour below have the same one above, but for rows beyond the outermost centres.
             for high, within in runs(y[1].pixel[found]):
                 start, stop = found.start + within.start, found.start + within.stop
                 for first in range(start, stop, step):
                     rows = slice(first, min(first + step, stop))
-                    blocks.append(self._rows(rows, (low, high), y, x))
-        return torch.cat(blocks, dim=1)
+                    yield self._rows(rows, (low, high), y, x)
 
     def _rows(self, rows: slice, pixels: tuple[int, int], y: Sequence[Member], x: Sequence[Member]) -> Tensor:
         """Some rows that share their neighbours: (3, rows, W)."""

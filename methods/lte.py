@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from methods.encoders.edsr import conv3x3
 from methods.fourier import GridWaves, WaveMaps, halves, waves
-from methods.grid import Axis, CellRule, bilinear, cell_factor, check_cell, members, row_blocks
+from methods.grid import Axis, CellRule, assemble, bilinear, cell_factor, check_cell, members, row_blocks
 from methods.implicit import ImplicitMethod, axes, local_ensemble, wide
 from methods.mlp import MLP
 from methods.parts import part
@@ -94,7 +94,8 @@ class LTE(ImplicitMethod):
         for coef, freq in zip(feat.coef, feat.freq, strict=True):
             wave = GridWaves(coef, freq, [m[:2] for m in y], [m[:2] for m in x], phase)
             weights = [[(m.weight.to(coef)) for m in along] for along in (y, x)]
-            images.append(torch.cat([self._rows(wave, rows, weights) for rows in row_blocks(out_size, chunk or CHUNK)]))
+            blocks = (self._rows(wave, rows, weights) for rows in row_blocks(out_size, chunk or CHUNK))
+            images.append(assemble(blocks, out_size[0]))
         colors = torch.stack(images).permute(0, 3, 1, 2)
         return self.denormalise(colors + bilinear(feat.image, grid))
 

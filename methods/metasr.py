@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.grid import Axis
+from methods.grid import Axis, assemble
 from methods.implicit import ImplicitMethod, axes, wide
 from methods.mlp import MLP
 from methods.parts import part
@@ -67,7 +67,7 @@ class MetaSR(ImplicitMethod):
         whole = y.out % y.lr == 0 and x.out % x.lr == 0
         with part("rendering"):
             parts = (self._whole_scale if whole else self._any_scale)(feat.features, y, x, band)
-            out = torch.cat([rows.view(batch, 3, -1, x.out) for rows in parts], dim=2)
+            out = assemble((rows.view(batch, 3, -1, x.out) for rows in parts), y.out, dim=2)
         return self.denormalise(out)
 
     def _whole_scale(self, features: Tensor, y: Axis, x: Axis, band: int) -> Iterator[Tensor]:

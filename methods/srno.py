@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.errors import UserError
-from methods.grid import Axis, CellRule, Slots, areas, bilinear, cell_factor, check_cell, slots
+from methods.grid import Axis, CellRule, Slots, areas, assemble, bilinear, cell_factor, check_cell, slots
 from methods.implicit import ImplicitMethod, axes
 from methods.parts import part
 
@@ -211,12 +211,15 @@ class SRNO(ImplicitMethod):
 
         with part("decoder"):
             update, output = queries.update(half1, out0), queries.update(fc1, out0)
-            output1, colors = queries.update(fc1, out1), []
-            for before0, before1, hidden in queries.values([half0 @ lift, half1 @ lift1, fc1 @ lift2]):
-                x = F.gelu(before0)
-                hidden.addmm_(x, output).addmm_(F.gelu(before1.addmm_(x, update)), output1)
-                colors.append(F.linear(F.gelu(hidden), self.fc2.weight.flatten(1), self.fc2.bias))
-        return torch.cat(colors)
+            output1 = queries.update(fc1, out1)
+
+            def colors() -> Iterator[Tensor]:
+                for before0, before1, hidden in queries.values([half0 @ lift, half1 @ lift1, fc1 @ lift2]):
+                    x = F.gelu(before0)
+                    hidden.addmm_(x, output).addmm_(F.gelu(before1.addmm_(x, update)), output1)
+                    yield F.linear(F.gelu(hidden), self.fc2.weight.flatten(1), self.fc2.bias)
+
+            return assemble(colors(), moments.queries)
 
 
 class _Moments:

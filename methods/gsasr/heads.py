@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.encoders.edsr import conv3x3
+from methods.grid import assemble
 
 HEADS = {"sigma": 2, "rho": 1, "alpha": 1, "rgb": 3, "mean": 2}
 """Head name to number of parameters, in the order of the raw columns."""
@@ -52,11 +53,11 @@ def predict(tokens: Tensor, up: nn.Sequential, heads: Sequence[nn.Sequential], c
     chunk = chunk or BUDGET // (len(heads) * channels)
     rows = max(1, chunk // (batch * width * shuffle.upscale_factor**2))
     padded = F.pad(tokens, (1, 1, 1, 1))
-    bands = [
+    bands = (
         _run_heads(shuffle(F.conv2d(padded[:, :, top : top + rows + 2], conv.weight, conv.bias)), heads)
         for top in range(0, height, rows)
-    ]
-    return _place(torch.cat(bands, dim=1)).flatten(1, 2)
+    )
+    return _place(assemble(bands, height * shuffle.upscale_factor, dim=1)).flatten(1, 2)
 
 
 def _run_heads(x: Tensor, heads: Sequence[nn.Sequential]) -> Tensor:
