@@ -6,8 +6,8 @@ CHECKOUTS is a folder with clones of the repositories that `OFFICIAL` names, eac
 `pip install einops` first; what else the official code imports and does not need here is replaced by dummies. Each side
 runs in a process of its own, after a small image for warming up. Time is the wall's, memory what the process's peak
 (VmHWM) gained over the network and its weights. GSASR is compared up to its Gaussians, for lack of an official
-rasterizer for CPUs; CiaoSR with the port in LMF's repository, which computes attention once per image, unlike the
-official code, with its tiles switched off.
+rasterizer for CPUs; CiaoSR with the port of its network in LMF's repository, whose attention is computed here as in the
+official code: over the whole image, anew for each 30,000 queries.
 """
 
 from __future__ import annotations
@@ -218,6 +218,14 @@ class Theirs:
         if self.method.startswith("lm"):
             colors = network(x, coord, cells, bsize=921600 if self.method == "lmf" else UNLIMITED)
             colors = colors[0] if isinstance(colors, tuple) else colors
+        elif self.method == "ciaosr":
+            network.non_local_attn = False  # which is in tiles here
+            (feat,) = network.gen_feat(x)
+            network.non_local_attn, found = True, []
+            for part, c in zip(coord.split(QUERIES, 1), cells.split(QUERIES, 1), strict=True):
+                network.non_local_feat_v = network.cs_attn(feat)
+                found.append(network.query_rgb(part, c))
+            colors = torch.cat(found, 1)
         else:
             network.gen_feat(x)
             first = (torch.tensor([float(scale)]),) if self.method == "gaussiansr" else ()

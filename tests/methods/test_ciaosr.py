@@ -101,4 +101,4 @@ def test_port_layout_is_read_too():
 
 @pytest.mark.slow
 def test_peak_memory(peak_mib):
-    assert peak_mib(PEAK) < 1.5 * 1024
+    assert peak_mib(PEAK) < 768

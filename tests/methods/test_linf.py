@@ -222,4 +222,4 @@ def test_sample_refuses_temperature():
 
 @pytest.mark.slow
 def test_peak_memory_of_180_pixels_x4(peak_mib):
-    assert peak_mib(PEAK) < 1.25 * 1024
+    assert peak_mib(PEAK) < 640
