@@ -165,7 +165,7 @@ def assemble(blocks: Iterable[Tensor], length: int, dim: int = 0) -> Tensor:
     would grow to several times what is alive.
 
     Raises:
-        ValueError: there are no blocks.
+        ValueError: the blocks' lengths do not add up.
     """
     whole, start = None, 0
     for block in blocks:
@@ -173,6 +173,6 @@ def assemble(blocks: Iterable[Tensor], length: int, dim: int = 0) -> Tensor:
             whole = block.new_empty(*block.shape[: dim % block.ndim], length, *block.shape[dim % block.ndim + 1 :])
         whole.narrow(dim, start, block.shape[dim]).copy_(block)
         start += block.shape[dim]
-    if whole is None:
-        raise ValueError("no blocks to assemble")
+    if whole is None or start != length:
+        raise ValueError(f"blocks of {start} in all, not {length}")
     return whole

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from methods.grid import Axis, areas, bilinear, cell_factor, centres, members, nearest, row_blocks, slots
+from methods.grid import Axis, areas, assemble, bilinear, cell_factor, centres, members, nearest, row_blocks, slots
 from methods.padding import mirror_window
 
 SIZES = [(7, 14), (6, 31), (11, 40), (1, 6), (8, 8), (5, 3), (23, 69)]
@@ -80,3 +80,18 @@ def test_mirror_window_by_hand():
     assert mirror_window(row, 4)[0, 0].tolist() == [[1, 2, 3, 3]] * 4
     assert mirror_window(row, 3)[0, 0, 0].tolist() == [1, 2, 3, 3, 2, 1]
     assert mirror_window(row, 8)[0, 0, 0].tolist() == [1, 2, 3, 3, 2, 1, 1, 2]
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_assemble_is_cat(dim):
+    whole = torch.rand(5, 7, 6, requires_grad=True)
+    found = assemble(iter(whole.split(2, dim)), whole.shape[dim], dim)
+    torch.testing.assert_close(found, whole, rtol=0, atol=0)
+    (gradient,) = torch.autograd.grad((found**2).sum(), whole)
+    torch.testing.assert_close(gradient, 2 * whole, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("blocks", "held"), [([], 0), ([torch.zeros(2)], 2)])
+def test_assemble_refuses_gaps(blocks, held):
+    with pytest.raises(ValueError, match=f"blocks of {held} in all, not 3"):
+        assemble(blocks, 3)
