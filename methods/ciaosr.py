@@ -184,6 +184,19 @@ class CiaoSR(ImplicitMethod):
         out: Tensor = self.denormalise(colors + bilinear(feat.image, grid))
         return out
 
+    def render_at(self, feat: Encoded, index: Tensor, out_size: tuple[int, int], scale: tuple[float, float]) -> Tensor:
+        size = (feat.image.shape[-2], feat.image.shape[-1])
+        if feat.corners:
+            raise UserError("CiaoSR renders single pixels of whole images only: set tile to 0.")
+        grid = axes(size, size, out_size)
+        images = [
+            _Decoder(self, *maps, grid).points(queries)
+            for *maps, queries in zip(feat.features, feat.nonlocal_features, index, strict=True)
+        ]
+        skip = bilinear(feat.image, grid).flatten(2).gather(2, index[:, None].expand(-1, 3, -1))
+        colors = torch.stack(images).transpose(1, 2) + skip
+        return self.denormalise(colors[..., None])[..., 0]
+
     def reference_arrays(
         self, lr: Tensor, out_size: tuple[int, int], scale: tuple[float, float], given: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
@@ -228,6 +241,32 @@ class _Decoder:
                 with part("query MLP"):
                     first, *others = self.model.imnet_q.layers
                     yield nn.Sequential(*others)(first(mixed))
+
+    def points(self, index: Tensor) -> Tensor:
+        """Colours (N, 3) at the output pixels with flat indices (N,), as published."""
+        x = self.grid[1]
+        rows, columns = index.div(x.out, rounding_mode="floor"), index % x.out
+        y_shifts, x_shifts = (Shifts(*(value.to(index.device) for value in along)) for along in (self.y, self.x))
+        local = F.unfold(self.features[None], 3, padding=(0, 1))[0].t()
+        pixels = torch.cat([local, self.other.flatten(0, 1).to(local)], dim=-1)
+        query = local.index_select(0, y_shifts.near[rows] * x.feat + x_shifts.near[columns])
+        scores, values = [], []
+        for i, j in product(range(2), range(2)):
+            place = y_shifts.pixel[i, rows] * x.feat + x_shifts.pixel[j, columns]
+            rel = torch.stack([y_shifts.rel[i, rows], x_shifts.rel[j, columns]], -1).to(self.key_offset)
+            seen = pixels.index_select(0, place)
+            key, value = (
+                mlp.layers[-1](_hidden(mlp, *first, place, rel[:, None]))
+                for mlp, first in (
+                    (self.model.imnet_k, (self.key_map, self.key_offset)),
+                    (self.model.imnet_v, (self.value_map, self.value_offset)),
+                )
+            )
+            scores.append((query * seen[:, : query.shape[1]] * key).sum(-1))
+            values.append(seen * value)
+        share = torch.softmax(torch.stack(scores), dim=0)[..., None]
+        found: Tensor = self.model.imnet_q.layers((share * torch.stack(values)).sum(0))
+        return found
 
     def _mix(self, rows: slice, near: int, table: Tensor, constant: Tensor) -> Tensor:
         """Values of the four neighbours, mixed by the softmax of their scores: (rows, W, 10 C)."""

@@ -169,27 +169,36 @@ class GaussianSR(ImplicitMethod):
     def render(
         self, feat: Encoded, out_size: tuple[int, int], scale: tuple[float, float], *, chunk: int | None = None
     ) -> Tensor:
-        factor = square_scale(scale, "GaussianSR")
-        if round(PATCH * factor) < KERNEL:
-            raise UserError(f"GaussianSR cannot render at scale {factor:g}: choose one of at least 5/7.")
+        factor = _factor(scale)
         chunk = chunk or (CHUNK if feat.features.device.type == "cpu" else DEVICE_CHUNK)
         images = [self._image(*maps, out_size, factor, chunk) for maps in zip(*feat, strict=True)]
         return self.denormalise(torch.stack(images).permute(0, 3, 1, 2))
+
+    def render_at(self, feat: Encoded, index: Tensor, out_size: tuple[int, int], scale: tuple[float, float]) -> Tensor:
+        factor, size = _factor(scale), (feat.features.shape[2], feat.features.shape[3])
+        grid = axes(size, size, out_size)
+        rel_y, rel_x, phase = self._places(grid, feat.features)
+        weight, bias = self._estimators()
+        images = []
+        for features, kernels, queries in zip(*feat, index, strict=True):
+            spread = self._spread(features, kernels, factor, out_size)
+            enlarged = F.interpolate(features[None, SPREAD:], size=out_size, mode="bicubic", align_corners=False)[0]
+            seen = F.unfold(torch.cat([spread, enlarged])[None], 3, padding=1)[0].index_select(1, queries)
+            coef, freq = torch.addmm(bias, seen.t(), weight.flatten(1).t()).chunk(2, dim=-1)
+            rows, columns = queries.div(out_size[1], rounding_mode="floor"), queries % out_size[1]
+            x = waves(coef, freq, torch.stack([rel_y[rows], rel_x[columns]], -1), phase)
+            images.append(self.dec.layers(x))
+        return self.denormalise(torch.stack(images).transpose(1, 2))
 
     def _image(self, features: Tensor, kernels: Tensor, out_size: tuple[int, int], scale: float, chunk: int) -> Tensor:
         """One image, normalised: features (C, h, w), kernels (49, 4), to (H, W, 3)."""
         size = (features.shape[1], features.shape[2])
         grid = axes(size, size, out_size)
         with part("Gaussian splatting"):
-            spread = self._splat(features[:SPREAD], kernels, scale)
-            spread = F.interpolate(spread[None], size=out_size, mode="bicubic", align_corners=False)[0].permute(1, 2, 0)
+            spread = self._spread(features, kernels, scale, out_size).permute(1, 2, 0)
         with part("amplitudes and frequencies"):
-            weight = torch.cat([self.coef.weight, halves(self.freq.weight)])
-            bias = torch.cat([cast(Tensor, self.coef.bias), halves(cast(Tensor, self.freq.bias))])
-            texture = Texture(weight, bias, spread, features[SPREAD:].permute(1, 2, 0), grid)
-        rel_y, rel_x = (_offsets(axis).to(features.device, wide(features.dtype)) for axis in grid)
-        phase = self.phase.weight.to(rel_y)
-        phase = phase @ phase.new_tensor([axis.rel_cell for axis in grid])
+            texture = Texture(*self._estimators(), spread, features[SPREAD:].permute(1, 2, 0), grid)
+        rel_y, rel_x, phase = self._places(grid, features)
         colors = features.new_empty(*out_size, 3)  # not a list of blocks, whose pieces would keep freed memory apart
         for block in row_blocks(out_size, chunk):
             rel = torch.stack(torch.broadcast_tensors(rel_y[block, None], rel_x), -1).flatten(0, 1)
@@ -200,6 +209,22 @@ class GaussianSR(ImplicitMethod):
             with part("decoder"):
                 colors[block] = self.dec.layers(x).unflatten(0, (-1, out_size[1]))
         return colors
+
+    def _spread(self, features: Tensor, kernels: Tensor, scale: float, out_size: tuple[int, int]) -> Tensor:
+        """The spread channels at the output's size, (8, H, W)."""
+        patches = self._splat(features[:SPREAD], kernels, scale)[None]
+        return F.interpolate(patches, size=out_size, mode="bicubic", align_corners=False)[0]
+
+    def _estimators(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of one convolution for amplitudes, then frequencies, those along y first."""
+        weight = torch.cat([self.coef.weight, halves(self.freq.weight)])
+        return weight, torch.cat([cast(Tensor, self.coef.bias), halves(cast(Tensor, self.freq.bias))])
+
+    def _places(self, grid: tuple[Axis, Axis], like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Offsets of output rows and columns, and what the cell adds to angles; float32 at least."""
+        rel_y, rel_x = (_offsets(axis).to(like.device, wide(like.dtype)) for axis in grid)
+        phase = self.phase.weight.to(rel_y)
+        return rel_y, rel_x, phase @ phase.new_tensor([axis.rel_cell for axis in grid])
 
     def _splat(self, features: Tensor, kernels: Tensor, scale: float) -> Tensor:
         """Spread (8, h, w) by the kernels; whole patches at the output's scale, (8, rows, columns)."""
@@ -251,6 +276,13 @@ class Texture:
             torch.baddbmm(own[:, block], mix.expand(count, -1, -1), terms[:, band]) for block, band, mix in self.blocks
         ]
         return torch.cat(found, dim=1).flatten(0, 1)
+
+
+def _factor(scale: tuple[float, float]) -> float:
+    factor = square_scale(scale, "GaussianSR")
+    if round(PATCH * factor) < KERNEL:
+        raise UserError(f"GaussianSR cannot render at scale {factor:g}: choose one of at least 5/7.")
+    return factor
 
 
 def _cut(image: Tensor) -> Tensor:

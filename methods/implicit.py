@@ -5,6 +5,7 @@ An encoder sees (x - 0.5) / 0.5; a decoder answers a query per output pixel; the
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple, cast
@@ -21,7 +22,7 @@ ENCODER = "encoder."
 
 
 class ImplicitMethod(SRMethod):
-    """Base of the LIIF family. Subclasses set up their decoder and implement `encode` and `render`."""
+    """Base of the LIIF family. Subclasses set up their decoder and implement `encode`, `render` and `render_at`."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -49,6 +50,13 @@ class ImplicitMethod(SRMethod):
         with part("encoder"):
             found: Tensor = self.encoder(x)
         return found
+
+    @abstractmethod
+    def render_at(self, feat: Any, index: Tensor, out_size: tuple[int, int], scale: tuple[float, float]) -> Tensor:
+        """Colours (B, 3, Q) of the output pixels with flat indices (B, Q), int64 in [0, H * W), row by row.
+
+        What `render` paints there; training asks for a few pixels of each patch.
+        """
 
     def from_reference(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         encoder = {key.removeprefix(ENCODER): state[key] for key in state if key.startswith(ENCODER)}

@@ -93,7 +93,6 @@ class LIIF(ImplicitMethod):
         return assemble(colors, len(pixels), dim=-1).view(batch, 3, *out_size)
 
     def render_at(self, feat: Encoded, index: Tensor, out_size: tuple[int, int], scale: tuple[float, float]) -> Tensor:
-        """Colours (B, 3, Q) of the output pixels with flat indices (B, Q), int64 in [0, H * W), row by row."""
         _, *inner, last = (layer for layer in self.imnet.layers if isinstance(layer, nn.Linear))
         grid = axes(feat.size, (feat.hidden.shape[1], feat.hidden.shape[2]), out_size)
         local = self._local_matrix(grid, scale).to(feat.hidden)

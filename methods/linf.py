@@ -204,10 +204,7 @@ class LINF(ImplicitMethod):
         return images.expand(count, *images.shape[-4:])
 
     def render_at(self, feat: WaveMaps, index: Tensor, out_size: tuple[int, int], scale: tuple[float, float]) -> Tensor:
-        """Colours (B, 3, Q) of the output pixels with flat indices (B, Q), int64 in [0, H * W), row by row.
-
-        At temperature 0; the patch version makes the patch around each pixel, of which this is the central one.
-        """
+        """At temperature 0; the patch version makes the patch around each pixel, of which this is the central one."""
         grid = axes(feat.size, feat.map_size, out_size)
         patches = self.imnet.to_data(None, self._affine_at(feat, index, grid, scale), self.imnet.inverses())
         residual = patches.unflatten(-1, (3, -1))[..., self.patch**2 // 2].transpose(1, 2)

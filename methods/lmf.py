@@ -125,16 +125,35 @@ class Modulated(ImplicitMethod):
     def render(
         self, feat: Encoded, out_size: tuple[int, int], scale: tuple[float, float], *, chunk: int | None = None
     ) -> Tensor:
-        map_size = (feat.image.shape[-2], feat.image.shape[-1])
-        grid = axes(feat.size, map_size, out_size)
-        factors = [cell_factor(self.cell, s, self.scale_max) for s in scale]
-        cell = [axis.rel_cell * factor for axis, factor in zip(grid, factors, strict=True)]
+        grid, cell = self._geometry(feat, out_size, scale)
         images = []
         for image, *maps in zip(feat.image, *feat.maps, strict=True):
             with part("latent MLP"):
                 table = self._table(maps, cell)
             images.append(self._image(image, table, grid, cell, scale, chunk or CHUNK))
         return self.denormalise(torch.stack(images))
+
+    def render_at(self, feat: Encoded, index: Tensor, out_size: tuple[int, int], scale: tuple[float, float]) -> Tensor:
+        grid, cell = self._geometry(feat, out_size, scale)
+        y, x = (Slots(*map(torch.stack, zip(*(m[:2] for m in members(axis)), strict=True))) for axis in grid)
+        images = []
+        for number, queries in enumerate(index):
+            renderer = _Renderer(self, self._table([found[number] for found in feat.maps], cell), cell)
+            rows, columns = queries.div(grid[1].out, rounding_mode="floor").cpu(), (queries % grid[1].out).cpu()
+            chosen = [Slots(*(value[:, at] for value in along)) for along, at in ((y, rows), (x, columns))]
+            images.append(renderer.points(chosen[0], chosen[1], len(queries)))
+        colors = torch.stack(images)
+        if self.skip:
+            colors = colors + bilinear(feat.image, grid).flatten(2).gather(2, index[:, None].expand(-1, 3, -1))
+        return self.denormalise(colors)
+
+    def _geometry(
+        self, feat: Encoded, out_size: tuple[int, int], scale: tuple[float, float]
+    ) -> tuple[tuple[Axis, Axis], list[float]]:
+        """The axes of a rendering, and the cell that the network is told."""
+        grid = axes(feat.size, (feat.image.shape[-2], feat.image.shape[-1]), out_size)
+        factors = [cell_factor(self.cell, s, self.scale_max) for s in scale]
+        return grid, [axis.rel_cell * factor for axis, factor in zip(grid, factors, strict=True)]
 
     def _image(
         self,

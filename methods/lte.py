@@ -110,7 +110,6 @@ class LTE(ImplicitMethod):
         return self._last(mixed)
 
     def render_at(self, feat: WaveMaps, index: Tensor, out_size: tuple[int, int], scale: tuple[float, float]) -> Tensor:
-        """Colours (B, 3, Q) of the output pixels with flat indices (B, Q), int64 in [0, H * W), row by row."""
         grid = axes(feat.size, feat.map_size, out_size)
         coef, freq, phase = feat.coef.flatten(0, 2), feat.freq.flatten(0, 2), self._phase(grid, scale)
         mixed = coef.new_zeros(())

@@ -70,6 +70,21 @@ class MetaSR(ImplicitMethod):
             out = assemble((rows.view(batch, 3, -1, x.out) for rows in parts), y.out, dim=2)
         return self.denormalise(out)
 
+    def render_at(self, feat: Encoded, index: Tensor, out_size: tuple[int, int], scale: tuple[float, float]) -> Tensor:
+        batch, _, height, width = feat.features.shape
+        y, x = axes(feat.size, (height - 2, width), out_size)
+        basis, constant = (kernel.to(feat.features) for kernel in self._kernels())
+        kernel = torch.cat([basis, constant[:, None]], 1).flatten(0, 1)
+        maps = F.conv2d(feat.features, kernel, padding=(0, 1)).permute(0, 2, 3, 1).flatten(0, 2)
+        row, column = (at.flatten() for at in (index.div(x.out, rounding_mode="floor"), index % x.out))
+        image = torch.arange(batch, device=index.device).repeat_interleave(index.shape[1])
+        pixel = (image * (height - 2) + row * y.lr // y.out) * width + column * x.lr // x.out
+        sampled = maps.index_select(0, pixel).unflatten(1, (3, -1))
+        by_row, by_column = self._first_layer(y, x)
+        hidden = (by_row.to(index.device)[row] + by_column.to(index.device)[column]).relu_().to(sampled)
+        colors = (sampled[..., :-1] @ hidden[..., None])[..., 0] + sampled[..., -1]
+        return self.denormalise(colors.unflatten(0, (batch, -1)).transpose(1, 2))
+
     def _whole_scale(self, features: Tensor, y: Axis, x: Axis, band: int) -> Iterator[Tensor]:
         """At whole scales: one kernel per position within an LR pixel, whose outputs are the output pixels."""
         phases = y.out // y.lr, x.out // x.lr

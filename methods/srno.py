@@ -168,10 +168,7 @@ class SRNO(ImplicitMethod):
         return self.denormalise(colors + bilinear(feat.image, grid))
 
     def render_at(self, feat: Encoded, index: Tensor, out_size: tuple[int, int], scale: tuple[float, float]) -> Tensor:
-        """Colours (B, 3, Q) of the output pixels with flat indices (B, Q), int64 in [0, H * W), row by row.
-
-        As in SRNO's training, the attention is over these pixels alone: `render`'s colours only where these are all.
-        """
+        """As in SRNO's training, the attention is over these pixels alone: `render`'s colours where these are all."""
         grid = axes(feat.size, (feat.features.shape[1], feat.features.shape[2]), out_size)
         y, x = (Slots(*(value.to(index.device) for value in slots(axis))) for axis in grid)
         lift = self._lift(grid, scale)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from functools import cache
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from bench.memory import peak_bytes
 from bench.tracking import tracking
 from methods import build
+from methods.gsasr.gaussians import Rendering
 from methods.registry import list_methods
 
 LMF = {"depth": 2}
@@ -33,6 +35,7 @@ SMALL = {
 }
 """Hyperparameters of a network that takes milliseconds."""
 SPECS = {spec.name: spec for spec in list_methods()}
+TRAINED = [name for name, spec in SPECS.items() if spec.learned]
 every_method = pytest.mark.parametrize("name", SPECS)
 
 
@@ -47,6 +50,10 @@ def small(name: str, dtype: torch.dtype = torch.float64) -> torch.nn.Module:
 
 def image(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64).to(dtype)
+
+
+def shuffled(count: int, seed: int) -> torch.Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
 
 
 def close(ours: torch.Tensor, expected: torch.Tensor) -> None:
@@ -82,6 +89,49 @@ def test_chunks_and_batches_do_not_matter(name):
             close(model(one[None], out_size, scale)[0], expected)
 
     check()
+
+
+@pytest.mark.parametrize("name", [name for name in TRAINED if name not in ("gsasr", "linf-patch")])
+@pytest.mark.parametrize("scale", [(2.0, 2.0), (3.4, 3.4), (1.3, 2.9)])
+def test_single_pixels_are_those_of_the_image(name, scale):
+    """But for float32 offsets; LINF's patches lie around every third pixel, so have no such pixels."""
+    scale = (scale[1], scale[1]) if SPECS[name].square_scale_only else scale
+    model, lr, out_size = small(name), image(2, 3, 8, 7), (int(8 * scale[0]), int(7 * scale[1]))
+    index = torch.stack([shuffled(out_size[0] * out_size[1], seed) for seed in (0, 1)])
+    if name != "srno":  # whose attention is over the pixels asked for
+        index = index[:, : index.shape[1] // 2]
+    feat = model.encode(lr)
+    expected = model.render(feat, out_size, scale).flatten(2).gather(2, index[:, None].expand(-1, 3, -1))
+    torch.testing.assert_close(model.render_at(feat, index, out_size, scale), expected, rtol=0, atol=2e-8)
+
+
+# GaussianSR chooses kernels, which has no derivative: its gradient is another one's.
+@pytest.mark.parametrize("name", [name for name in TRAINED if name != "gaussiansr"])
+@pytest.mark.parametrize("pixels", [None, 20])
+def test_gradients_are_slopes(name, pixels):
+    """Along one direction of all weights at once, in float64."""
+    model, lr = copy.deepcopy(small(name)).requires_grad_(True), image(2, 3, 8, 7)
+    index = torch.stack([shuffled(20 * 18, seed)[:pixels] for seed in (0, 1)])
+    if name == "gsasr":
+        model.rendering = Rendering(dmax=math.inf, cutoff=math.inf)  # a window's edge is a jump
+
+    def value():
+        if pixels is None or name == "gsasr":
+            out = model(lr, (20, 18), 2.5)
+        else:
+            out = model.render_at(model.encode(lr), index, (20, 18), (2.5, 2.5))
+        return (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)).sum()
+
+    parameters = list(model.parameters())
+    gradient = torch.autograd.grad(value(), parameters, allow_unused=True)
+    direction = [image(*p.shape) - 0.5 for p in parameters]
+    slope = sum(float((g * d).sum()) for g, d in zip(gradient, direction, strict=True) if g is not None)
+    step, found = 1e-7, []
+    with torch.no_grad():
+        for sign in (1, -2):
+            torch._foreach_add_(parameters, direction, alpha=sign * step)
+            found.append(float(value()))
+    assert (found[0] - found[1]) / (2 * step) == pytest.approx(slope, rel=1e-5)
 
 
 @every_method
