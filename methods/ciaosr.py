@@ -190,8 +190,8 @@ class CiaoSR(ImplicitMethod):
             raise UserError("CiaoSR renders single pixels of whole images only: set tile to 0.")
         grid = axes(size, size, out_size)
         images = [
-            _Decoder(self, *maps, grid).points(queries)
-            for *maps, queries in zip(feat.features, feat.nonlocal_features, index, strict=True)
+            _Decoder(self, features, other, grid).points(queries)
+            for features, other, queries in zip(feat.features, feat.nonlocal_features, index, strict=True)
         ]
         skip = bilinear(feat.image, grid).flatten(2).gather(2, index[:, None].expand(-1, 3, -1))
         colors = torch.stack(images).transpose(1, 2) + skip
