@@ -172,8 +172,12 @@ def _draw_detail(canvas: Image.Image, panel: Panel, box: Box, place: Box, color:
 
 
 def _label(draw: ImageDraw.ImageDraw, place: tuple[int, int, int], text: str, note: str) -> None:
-    """Text at the left, a note at the right end of a line of the given width."""
+    """Text at the left, a note at the right end of a line of the given width; smaller where both would meet."""
     x, y, width = place
     font = ImageFont.load_default(_TEXT)
+    room = width - 4 - _GAP
+    needed = draw.textlength(text, font) + draw.textlength(note, font)
+    if needed > room:
+        font = ImageFont.load_default(_TEXT * room / needed)
     draw.text((x + 2, y + 4), text, _INK, font)
     draw.text((x + width - 2, y + 4), note, _GREY, font, anchor="ra")
