@@ -317,15 +317,30 @@ def train(
     data_root: DataRoot = None,
     out: Annotated[Path | None, typer.Option(help="Folder for log, state, checkpoint. Default: runs/RECIPE.")] = None,
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the training in that folder.")] = False,
+    resume: Annotated[
+        str, typer.Option(help="auto: continue the training in that folder, if any; must: there is one; never.")
+    ] = "never",
+    device: Annotated[str, typer.Option(help="auto or cpu; CUDA_VISIBLE_DEVICES chooses GPUs.")] = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and stop.")] = False,
 ) -> int:
     """Train a method by a recipe and export a checkpoint that `run --weights` takes.
 
+    Several processes train together under `accelerate launch -m bench train ...` or `torchrun -m bench train ...`.
+
     \b
-    train gsasr-micro --data-root path/to/images
+    train gsasr-micro --data-root path/to/images --dry-run
+    train gsasr-micro --data-root path/to/images --resume auto
     train my.toml --set steps=100 --out runs/quick
     """
-    return commands.train(recipe, data_root=data_root, out=out, overrides=overrides or (), resume=resume)
+    return commands.train(
+        recipe,
+        data_root=data_root,
+        out=out,
+        overrides=overrides or (),
+        resume=resume,
+        device=device,
+        dry_run=dry_run,
+    )
 
 
 @app.command()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from methods.errors import UserError
+from methods.names import resolve
 
 if TYPE_CHECKING:
     from bench.runner import RunResult
@@ -239,11 +240,26 @@ def _one_method(name: str, options: Sequence[str], max_memory: str | None) -> di
     return {"method": method, "options": chosen, "max_memory": None if max_memory is None else parse_size(max_memory)}
 
 
-def train(recipe: str, *, data_root: Path | None, out: Path | None, overrides: Sequence[str], resume: bool) -> int:
-    """Train by a recipe and print where the checkpoint is."""
+def train(
+    recipe: str,
+    *,
+    data_root: Path | None,
+    out: Path | None,
+    overrides: Sequence[str],
+    resume: str,
+    device: str,
+    dry_run: bool,
+) -> int:
+    """Train by a recipe and print where the checkpoint is; or what it would take."""
     from bench.training.loop import train as follow
 
-    checkpoint = follow(recipe, data_root=data_root, out=out, overrides=overrides, resume=resume)
+    if dry_run:
+        from bench.training.estimate import estimate, print_estimate
+
+        print_estimate(estimate(recipe, data_root=data_root, overrides=overrides, device=device))
+        return 0
+    choice: Any = resolve(resume, ("never", "auto", "must"), "way to resume")
+    checkpoint = follow(recipe, data_root=data_root, out=out, overrides=overrides, resume=choice, device=device)
     print(f"Checkpoint: {checkpoint}")
     return 0
 

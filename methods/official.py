@@ -74,11 +74,15 @@ def catalogue() -> tuple[Official, ...]:
     return tuple(Official(**{**e, "files": tuple(e["files"]), "psnr": tuple(e.get("psnr", ()))}) for e in entries)
 
 
+def cache_folder() -> Path:
+    """The suite's cache: what `ASRBENCH_CACHE` names, or a folder in the user's."""
+    base = os.environ.get("ASRBENCH_CACHE")
+    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "asrbench"
+
+
 def folder() -> Path:
-    """Where fetched checkpoints lie: below `ASRBENCH_CACHE`, or the user's cache folder."""
-    base = os.environ.get("ASRBENCH_CACHE") or os.environ.get("XDG_CACHE_HOME")
-    named = Path(base) if base else Path.home() / ".cache"
-    return (named if os.environ.get("ASRBENCH_CACHE") else named / "asrbench") / "official"
+    """Where fetched checkpoints lie."""
+    return cache_folder() / "official"
 
 
 def official_files(method: str, backbone: str) -> tuple[Path, ...]:

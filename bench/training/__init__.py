@@ -1,4 +1,4 @@
-"""Training the small shipped networks: a recipe (TOML), patches from a folder of images, one loop."""
+"""Training: a recipe (TOML), patches from folders of images, one loop on accelerate."""
 
 from __future__ import annotations
 

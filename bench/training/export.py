@@ -13,15 +13,23 @@ from pathlib import Path
 import torch
 
 from bench.env import git_state
+from bench.files import cannot_write, write_atomic
 from bench.training.run import Run
 from methods.checkpoints import save_checkpoint
 
 
 def export(run: Run, path: Path, *, data_sha256: str, scores: Mapping[str, float]) -> Path:
-    """Write the averaged weights as safetensors, and beside them `zoo-entry.toml`, for `methods/zoo/zoo.toml`."""
+    """Write the averaged weights as safetensors, and beside them `zoo-entry.toml`, for `methods/zoo/zoo.toml`.
+
+    Raises:
+        UserError: there is no space.
+    """
     recipe = run.recipe
     config = {key: getattr(recipe, key) for key in ("method", "backbone", "encoder", "hparams")}
-    save_checkpoint(path, run.average.state_dict(), config | {"recipe": asdict(recipe)})
+    try:
+        save_checkpoint(path, run.average.state_dict(), config | {"recipe": asdict(recipe)})
+    except OSError as error:
+        raise cannot_write(path, error) from error
     content = path.read_bytes()
     entry: dict[str, str | int] = {
         "method": recipe.method,
@@ -30,11 +38,12 @@ def export(run: Run, path: Path, *, data_sha256: str, scores: Mapping[str, float
         "sha256": hashlib.sha256(content).hexdigest(),
         "bytes": len(content),
         "recipe": path.stem,
-        "data": recipe.data,
+        "data": ", ".join(recipe.folders),
         "data_sha256": data_sha256,
         "steps": run.step,
+        "seconds": round(run.seconds),
         "cpu_seconds": round(run.cpu_seconds),
-        "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {recipe.threads} thread(s)",
+        "machine": _machine(run),
         "torch": torch.__version__,
         "commit": str((git_state() or {}).get("commit", "unknown")),
         "date": datetime.now(UTC).date().isoformat(),
@@ -42,5 +51,14 @@ def export(run: Run, path: Path, *, data_sha256: str, scores: Mapping[str, float
     # For text and whole numbers JSON's notation is TOML's too.
     lines = ["[[checkpoint]]", *(f"{key} = {json.dumps(value)}" for key, value in entry.items())]
     lines += ["[checkpoint.validation]", *(f'"{name}" = {value:.3f}' for name, value in scores.items())]
-    path.with_name("zoo-entry.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_atomic(path.with_name("zoo-entry.toml"), ("\n".join(lines) + "\n").encode())
     return path
+
+
+def _machine(run: Run) -> str:
+    device, processes = run.accelerator.device, run.accelerator.num_processes
+    if device.type == "cuda":
+        what = torch.cuda.get_device_name(device)
+    else:
+        what = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {run.recipe.threads} thread(s)"
+    return what if processes == 1 else f"{processes} x {what}"

@@ -1,8 +1,8 @@
 """Initial weights for short trainings.
 
 From the layers' default initialisation a network first spends thousands of steps learning that the output resembles
-the input. `interpolate` writes that knowledge into a few weights, over the defaults of all others: channels 0 to 2
-carry the colours of the LR image from the encoder's head to the output. Nothing is frozen; training may undo it.
+the input. `interpolate` writes that knowledge into a few weights, over the defaults of all others. Nothing is frozen;
+training may undo it.
 """
 
 from __future__ import annotations
@@ -15,32 +15,71 @@ import torch
 from torch import nn
 
 from methods.base import SRMethod
+from methods.encoders.edsr import EDSR
+from methods.errors import UserError
+from methods.gaussiansr import SPREAD
 from methods.names import resolve
 
 RGB = range(3)
-SIGMA = 0.3
-"""GSASR's first sigma, in its units of 1 / 1.2 LR pixel: the spacing of the Gaussians."""
+PASSES_GELU = 6.0
+"""GELU is the identity within 1e-6 around it."""
 OWN_TOKEN = 8.0
 """Bias of GSASR's cross-attention towards a token's own position: e^8 against 143 others, 95 % of the weight."""
 
 
 @torch.no_grad()
 def interpolate(model: SRMethod) -> None:
-    """Turn a fresh network into one whose output is about a linear interpolation of its input.
+    """Turn a fresh network into one whose output is about an interpolation of its input.
+
+    Methods that add the image enlarged bilinearly start with nothing to add to it; of the others, whose decoders must
+    make colours, channels of the encoder carry them there.
 
     Raises:
         UserError: there is no such start for this network.
     """
-    starts: dict[str, Callable[[Any], None]] = {"LIIF": _liif, "GSASR": _gsasr}
+    starts: dict[str, Callable[[Any], None]] = {
+        "MetaSR": _metasr,
+        "LIIF": _liif,
+        "LTE": _nothing_to_add,
+        "SRNO": _nothing_to_add,
+        "LINF": _nothing_to_add,
+        "LMLTE": _nothing_to_add,
+        "LMCiaoSR": _nothing_to_add,
+        "CiaoSR": _nothing_to_add,
+        "GaussianSR": _gaussiansr,
+        "GSASR": _gsasr,
+    }
     name = resolve(type(model).__name__, starts, "interpolating start")
-    _encoder(model.encoder)
+    if not isinstance(model.encoder, EDSR):
+        kind = type(model.encoder).__name__
+        raise UserError(f'The interpolating start needs an EDSR encoder, not {kind}: set start = "default".')
     starts[name](model)
 
 
-def _encoder(encoder: Any) -> None:
-    """The head copies the input, the tail adds nothing to it."""
-    _copy(encoder.conv_first)
-    _silence(encoder.conv_after_body)
+def _carry_colours(encoder: Any, first: int = 0) -> None:
+    """Three channels of the encoder are the colours of the LR image: the head copies them, the tail adds nothing."""
+    _copy(encoder.conv_first, to=first)
+    _silence(encoder.conv_after_body, first)
+
+
+def _nothing_to_add(model: Any) -> None:
+    """The last layer gives zeros, as LINF's flow makes of zero shifts."""
+    last = {"SRNO": "fc2", "LINF": "layers", "LMCiaoSR": "imnet_q", "CiaoSR": "imnet_q"}
+    module = getattr(model, last.get(type(model).__name__, "imnet"))
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    for parameter in layers[-1].parameters():
+        parameter.zero_()
+
+
+def _metasr(model: Any) -> None:
+    """All filters copy the LR pixel that an output pixel lies in."""
+    _carry_colours(model.encoder)
+    last = model.imnet.layers[-1]
+    last.weight.zero_()
+    last.bias.zero_()
+    kernel = last.bias.view(model.channels, 3, 3, 3)
+    for c in RGB:
+        kernel[c, 1, 1, c] = 1
 
 
 def _liif(model: Any) -> None:
@@ -48,6 +87,7 @@ def _liif(model: Any) -> None:
 
     Colours are in [-1, 1]; between the first and the last layer 1 is added, which ReLU lets pass.
     """
+    _carry_colours(model.encoder)
     first, *middle, last = (layer for layer in model.imnet.layers if isinstance(layer, nn.Linear))
     _silence(first)
     for c in RGB:
@@ -59,8 +99,27 @@ def _liif(model: Any) -> None:
     last.bias[:3] = -1
 
 
+def _gaussiansr(model: Any) -> None:
+    """Three of the channels that are enlarged bicubically are amplitudes of waves of frequency 0, and the colours.
+
+    Between the waves and the output a number is added that GELU lets pass.
+    """
+    _carry_colours(model.encoder, SPREAD)
+    _copy(model.coef, source=SPREAD)
+    model.coef.bias[:3] = PASSES_GELU
+    for parameter in model.freq.parameters():
+        parameter[:6] = 0  # y and x of three waves
+    model.phase.weight[:3] = 0
+    *hidden, last = (layer for layer in model.dec.layers if isinstance(layer, nn.Linear))
+    for layer in hidden:
+        _copy(layer)
+    _copy(last)
+    last.bias[:3] = -PASSES_GELU
+
+
 def _gsasr(model: Any) -> None:
     """Tokens receive the colour of their own LR pixel, which their Gaussians, as wide as their spacing, spread out."""
+    _carry_colours(model.encoder)
     _copy(model.img_feat_proj[0])
     _copy(model.img_feat_proj[2])
     model.gs_embedding[:, :3] = 0
@@ -75,34 +134,35 @@ def _gsasr(model: Any) -> None:
     attention.relative_position_bias_table[attention.relative_position_index[0, 0]] += OWN_TOKEN
     for block in model.gs_selfattn_blocks:
         _silence(block.mlp[2])
-    for conv in (layer for layer in model.UPNet if isinstance(layer, nn.Conv2d)):
-        _upsample(conv)
+    for conv, shuffle in zip(model.UPNet[::2], model.UPNet[1::2], strict=True):
+        _upsample(conv, shuffle.upscale_factor)
     _gaussian_heads(model)
 
 
 def _gaussian_heads(model: Any) -> None:
-    opacity = 1 / (16 * 2 * math.pi * (SIGMA / model.step) ** 2)
+    spacing = model.step / math.prod(layer.upscale_factor for layer in model.UPNet[1::2])
+    sigma = min(spacing, 0.9)  # of at most 1
     head = model.mlp_block_rgb
     _copy(head[0])
     _copy(head[2])
     # Tokens hold injected + injected = 2 rgb; sigmoid(4 rgb - 2) is nearly straight.
     _copy(head[4], gain=2)
     head[4].bias[:] = -2
-    model.mlp_block_sigma[4].bias[:] = _logit(SIGMA)
-    model.mlp_block_alpha[4].bias[:] = _logit(opacity)
+    model.mlp_block_sigma[4].bias[:] = _logit(sigma)
+    model.mlp_block_alpha[4].bias[:] = _logit((spacing / sigma) ** 2 / (2 * math.pi))  # so that they sum to 1
 
 
-def _copy(layer: nn.Linear | nn.Conv2d, gain: float = 1.0) -> None:
-    """Outputs 0 to 2 are inputs 0 to 2 (of a convolution: at its centre)."""
-    _silence(layer)
+def _copy(layer: nn.Linear | nn.Conv2d, gain: float = 1.0, *, source: int = 0, to: int = 0) -> None:
+    """Three outputs, from `to` on, are three inputs, from `source` on (of a convolution: at its centre)."""
+    _silence(layer, to)
     for c in RGB:
-        layer.weight[(c, c, *(n // 2 for n in layer.weight.shape[2:]))] = gain
+        layer.weight[(to + c, source + c, *(n // 2 for n in layer.weight.shape[2:]))] = gain
 
 
-def _silence(layer: nn.Module) -> None:
-    """Outputs 0 to 2 are 0."""
+def _silence(layer: nn.Module, first: int = 0) -> None:
+    """Three outputs are 0."""
     for parameter in layer.parameters():
-        parameter[:3] = 0
+        parameter[first : first + 3] = 0
 
 
 def _silence_residuals(layers: Iterable[Any]) -> None:
@@ -114,14 +174,16 @@ def _silence_residuals(layers: Iterable[Any]) -> None:
         _silence(layer.mlp_crossattn_feature.fc2)
 
 
-def _upsample(conv: nn.Conv2d) -> None:
-    """Channels 0 to 2 after the pixel shuffle by 2 are upsampled linearly."""
-    near = torch.tensor([[0.25, 0.75, 0.0], [0.0, 0.75, 0.25]])
+def _upsample(conv: nn.Conv2d, factor: int) -> None:
+    """Channels 0 to 2 after the pixel shuffle are enlarged linearly."""
+    place = (torch.arange(factor) + 0.5) / factor - 0.5
+    near = (1 - (place[:, None] - torch.arange(-1, 2)).abs()).clamp(min=0)
     kernels = torch.einsum("ay,bx->abyx", near, near).flatten(0, 1)
+    count = factor**2
     for parameter in conv.parameters():
-        parameter[:12] = 0
+        parameter[: 3 * count] = 0
     for c in RGB:
-        conv.weight[4 * c : 4 * c + 4, c] = kernels
+        conv.weight[count * c : count * (c + 1), c] = kernels
 
 
 def _logit(p: float) -> float:
