@@ -148,7 +148,9 @@ def plan(
 
 @app.command(name="list")
 def list_(
-    kind: Annotated[str, typer.Argument(help="methods, backbones, datasets, metrics, protocols or checkpoints.")],
+    kind: Annotated[
+        str, typer.Argument(help="methods, backbones, datasets, metrics, protocols, checkpoints, recipes.")
+    ],
     pattern: Annotated[str, typer.Argument(help="Wildcard on the name, as 'gs*'.")] = "*",
     data_root: DataRoot = None,
 ) -> int:

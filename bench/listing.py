@@ -1,4 +1,4 @@
-"""What `list` prints: methods, backbones, datasets, metrics, protocols, checkpoints. Imports no torch."""
+"""What `list` prints: methods, backbones, datasets, metrics, protocols, checkpoints, recipes. Imports no torch."""
 
 from __future__ import annotations
 
@@ -115,6 +115,15 @@ def _checkpoints(_: Path | None) -> Lines:
         yield entry.name, ", ".join(entry.files), f"official, {state}", published, entry.licence, entry.page
 
 
+def _recipes(_: Path | None) -> Lines:
+    from bench.training import list_recipes, load_recipe
+
+    for name in list_recipes():
+        recipe = load_recipe(name)
+        losses = ", ".join(recipe.losses)
+        yield name, recipe.method, recipe.backbone, f"{recipe.steps:,}", str(recipe.batch), losses, recipe.about or "-"
+
+
 LISTS: Mapping[str, tuple[tuple[str, ...], Callable[[Path | None], Lines]]] = {
     "methods": (
         ("name", "title", "paper", "venue", "backbones", "parameters", "MACs at x4", "parity", "checkpoints"),
@@ -124,5 +133,6 @@ LISTS: Mapping[str, tuple[tuple[str, ...], Callable[[Path | None], Lines]]] = {
     "datasets": (("name", "title", "images", "where"), _datasets),
     "metrics": (("name", "title", "better", "available", "implementation, or what is missing"), _metrics),
     "protocols": (("name", "rules", "source"), _protocols),
+    "recipes": (("name", "method", "backbone", "steps", "batch", "losses", "about"), _recipes),
     "checkpoints": (("name", "file", "state", "PSNR-Y", "licence", "where"), _checkpoints),
 }

@@ -5,7 +5,6 @@ An encoder sees (x - 0.5) / 0.5; a decoder answers a query per output pixel; the
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple, cast
@@ -22,7 +21,7 @@ ENCODER = "encoder."
 
 
 class ImplicitMethod(SRMethod):
-    """Base of the LIIF family. Subclasses set up their decoder and implement `encode`, `render` and `render_at`."""
+    """Base of the LIIF family. Subclasses set up their decoder and implement `encode` and `render`."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -51,12 +50,13 @@ class ImplicitMethod(SRMethod):
             found: Tensor = self.encoder(x)
         return found
 
-    @abstractmethod
     def render_at(self, feat: Any, index: Tensor, out_size: tuple[int, int], scale: tuple[float, float]) -> Tensor:
         """Colours (B, 3, Q) of the output pixels with flat indices (B, Q), int64 in [0, H * W), row by row.
 
-        What `render` paints there; training asks for a few pixels of each patch.
+        What `render` paints there; training asks for a few pixels of each patch. Subclasses compute no others.
         """
+        whole = self.render(feat, out_size, scale).flatten(2)
+        return whole.gather(2, index[:, None].expand(-1, 3, -1))
 
     def from_reference(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         encoder = {key.removeprefix(ENCODER): state[key] for key in state if key.startswith(ENCODER)}
