@@ -11,12 +11,16 @@ Key names are the official decoder's. Three of its computations are replaced by 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import cast
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+SCORES = 2**18
+"""Attention weights held at a time in training."""
 
 
 def to_windows(image: Tensor, window: int) -> Tensor:
@@ -150,10 +154,50 @@ class WindowAttention(nn.Module):
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """Softmax attention of (windows, heads, T, d) with logits offset by bias (1, heads, T, T)."""
-    if bias.requires_grad:  # no fused kernel differentiates the bias, and torch's fallback is slower than these lines
-        weights = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2)).add(bias).softmax(-1)
-        return torch.matmul(weights, v)
+    if bias.requires_grad:  # no fused kernel of torch differentiates the bias
+        out: Tensor = _DifferentiableAttention.apply(q, k, v, bias.to(q.dtype))
+        return out
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+
+class _DifferentiableAttention(torch.autograd.Function):
+    """Attention that keeps no weights for the backward pass, which computes them again, some windows at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(q, k, v, bias)
+        out = torch.empty_like(v, memory_format=torch.contiguous_format)
+        for some in _some(bias, len(v)):
+            torch.matmul(_weights(q[some], k[some], bias), v[some], out=out[some])
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        q, k, v, bias = ctx.saved_tensors
+        scale = q.shape[-1] ** -0.5
+        grad_q, grad_k, grad_v = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
+        grad_bias = torch.zeros_like(bias)
+        for some in _some(bias, len(v)):
+            weights = _weights(q[some], k[some], bias)
+            torch.matmul(weights.transpose(-1, -2), grad[some], out=grad_v[some])
+            scores = torch.matmul(grad[some], v[some].transpose(-1, -2))
+            scores = torch._softmax_backward_data(scores, weights, -1, weights.dtype)
+            torch.matmul(scores, k[some], out=grad_q[some])
+            torch.matmul(scores.transpose(-1, -2), q[some], out=grad_k[some])
+            grad_bias += scores.sum(0, keepdim=True)
+        return grad_q.mul_(scale), grad_k.mul_(scale), grad_v, grad_bias
+
+
+def _some(bias: Tensor, windows: int) -> Iterator[slice]:
+    """Windows of which the attention weights stay in the cache of a CPU core; all of them elsewhere."""
+    step = max(1, SCORES // bias.numel()) if bias.device.type == "cpu" else windows
+    return (slice(start, start + step) for start in range(0, windows, step))
+
+
+def _weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
+    """(windows, heads, T, T), each row of sum 1."""
+    return torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2)).add_(bias).softmax(-1)
 
 
 def _fused(x: Tensor, *layers: nn.Linear) -> Tensor:

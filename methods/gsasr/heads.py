@@ -6,12 +6,13 @@ Here the last convolution and the heads run over bands of rows, which changes no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from methods.encoders.edsr import conv3x3
 from methods.grid import assemble
@@ -19,7 +20,9 @@ from methods.grid import assemble
 HEADS = {"sigma": 2, "rho": 1, "alpha": 1, "rgb": 3, "mean": 2}
 """Head name to number of parameters, in the order of the raw columns."""
 BUDGET = 2**22
-"""Floats of the heads' joint first layer to hold by default: 16 MiB stay near the caches, good for training too."""
+"""Floats of the heads' joint first layer to hold by default: 16 MiB stay near the caches."""
+TRAINED = 512
+"""Tokens at a time in training, whose hidden layers fit the cache of a CPU core."""
 
 
 def up_net(channels: int, factors: Sequence[int]) -> nn.Sequential:
@@ -64,11 +67,72 @@ def _run_heads(x: Tensor, heads: Sequence[nn.Sequential]) -> Tensor:
     """(B, C, rows, columns) to (B, rows, columns, 9); the heads' first layers are one matrix product."""
     batch, channels, rows, columns = x.shape
     tokens = x.permute(0, 2, 3, 1).reshape(-1, channels)
-    first = [cast(nn.Linear, h[0]) for h in heads]
-    weight, bias = torch.cat([layer.weight for layer in first]), torch.cat([layer.bias for layer in first])
-    hidden = F.relu_(F.linear(tokens, weight, bias)).chunk(len(heads), dim=-1)
-    raw = torch.cat([h[2:](part) for h, part in zip(heads, hidden, strict=True)], dim=-1)
+    first, *others = ([cast(nn.Linear, h[i]) for h in heads] for i in (0, 2, 4))
+    joint = torch.cat([layer.weight for layer in first]), torch.cat([layer.bias for layer in first])
+    layers = [*joint, *(value for pair in zip(*others, strict=True) for layer in pair for value in layer.parameters())]
+    if torch.is_grad_enabled():
+        kind = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        raw: Tensor = _DifferentiableHeads.apply(tokens.to(kind), *(value.to(kind) for value in layers))
+    else:
+        raw = torch.cat([out for _, _, out in _hidden(tokens, layers)], dim=-1)
     return raw.view(batch, rows, columns, -1)
+
+
+def _hidden(tokens: Tensor, layers: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Of each head, the units of both hidden layers and the result, for tokens (N, C)."""
+    heads = [layers[start : start + 4] for start in range(2, len(layers), 4)]
+    first = F.relu_(F.linear(tokens, *layers[:2]))
+    for own, (weight, bias, last_weight, last_bias) in zip(first.chunk(len(heads), dim=-1), heads, strict=True):
+        second = F.relu_(F.linear(own, weight, bias))
+        yield own, second, F.linear(second, last_weight, last_bias)
+
+
+class _DifferentiableHeads(torch.autograd.Function):
+    """The heads without keeping hidden layers for the backward pass, which computes them again, some tokens at a time.
+
+    Inputs: tokens (N, C); weight and bias of the joint first layer; those of the second and of the last layer, head by
+    head.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, *layers: Tensor) -> Tensor:
+        ctx.save_for_backward(tokens, *layers)
+        parts = (torch.cat([out for _, _, out in _hidden(some, layers)], -1) for some in tokens.split(TRAINED))
+        return assemble(parts, len(tokens))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        tokens, *layers = ctx.saved_tensors
+        grads = [torch.zeros_like(layer) for layer in layers]
+        grad_tokens = torch.empty_like(tokens)
+        widths = [len(layer) for layer in layers[5::4]]
+        for start in range(0, len(tokens), TRAINED):
+            rows = slice(start, start + TRAINED)
+            first = tokens.new_empty(len(tokens[rows]), len(layers[0]))
+            outputs = grad[rows].split(widths, dim=-1)
+            parts = first.chunk(len(widths), dim=-1)
+            for i, ((own, second, _), out, part) in enumerate(
+                zip(_hidden(tokens[rows], layers), outputs, parts, strict=True)
+            ):
+                weight, _, last, _ = layers[2 + 4 * i : 6 + 4 * i]
+                of_weight, of_bias, of_last, of_last_bias = grads[2 + 4 * i : 6 + 4 * i]
+                of_last.addmm_(out.t(), second)
+                of_last_bias += out.sum(0)
+                inner = _through_relu(out @ last, second)
+                of_weight.addmm_(inner.t(), own)
+                of_bias += inner.sum(0)
+                part.copy_(_through_relu(inner @ weight, own))
+            grads[0].addmm_(first.t(), tokens[rows])
+            grads[1] += first.sum(0)
+            torch.mm(first, layers[0], out=grad_tokens[rows])
+        return grad_tokens, *grads
+
+
+def _through_relu(grad: Tensor, units: Tensor) -> Tensor:
+    """The gradient before a ReLU, given that of its units, which is overwritten."""
+    found: Tensor = torch.ops.aten.threshold_backward.grad_input(grad, units, 0, grad_input=grad)
+    return found
 
 
 def _place(raw: Tensor) -> Tensor:
