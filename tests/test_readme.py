@@ -12,11 +12,13 @@ import torch
 
 from bench.descriptors import Descriptor
 from bench.schema import parse
+from bench.training import load_recipe
 from methods import load, registry
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
+TRAINING = (Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
 GUIDE = (Path(__file__).parents[1] / "docs" / "adding-a-method.md").read_text(encoding="utf-8")
 
 
@@ -69,3 +71,8 @@ def test_the_checks_run_the_test_command_of_the_readme():
     script = (Path(__file__).parents[1] / ".ci" / "run").read_text()
     assert "<!-- test command -->" in script
     assert block("test command").strip().endswith("tox")
+
+
+def test_the_recipe_of_the_guide_is_a_recipe(tmp_path):
+    (tmp_path / "mine.toml").write_text(block("recipe example", TRAINING))
+    assert load_recipe(tmp_path / "mine.toml").steps == 100_000
