@@ -8,7 +8,7 @@ training may undo it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -67,8 +67,7 @@ def _nothing_to_add(model: Any) -> None:
     last = {"SRNO": "fc2", "LINF": "layers", "LMCiaoSR": "imnet_q", "CiaoSR": "imnet_q"}
     module = getattr(model, last.get(type(model).__name__, "imnet"))
     layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
-    for parameter in layers[-1].parameters():
-        parameter.zero_()
+    _zero(layers[-1])
 
 
 def _metasr(model: Any) -> None:
@@ -118,22 +117,33 @@ def _gaussiansr(model: Any) -> None:
 
 
 def _gsasr(model: Any) -> None:
-    """Tokens receive the colour of their own LR pixel, which their Gaussians, as wide as their spacing, spread out."""
+    """Tokens receive the features of their own LR pixel, and of these their Gaussians the colour, spread out.
+
+    All embeddings are zero, and nothing but the first attention adds to them. (Random embeddings would be a pattern of
+    the window's size, much stronger than the features.) Gaussians are as wide as their spacing.
+    """
     _carry_colours(model.encoder)
     _copy(model.img_feat_proj[0])
     _copy(model.img_feat_proj[2])
-    model.gs_embedding[:, :3] = 0
+    model.gs_embedding.zero_()
     for block in model.window_crossattn_blocks:
-        _silence(block.norm)
-        _silence_residuals(block.blocks)
+        for layer in block.blocks:
+            for last in (
+                layer.gs_cross_attn_scale.out_proj,
+                layer.mlp_crossattn_scale.fc2,
+                layer.window_cross_attn.proj,
+                layer.mlp_crossattn_feature.fc2,
+            ):
+                _zero(last)
         _copy(block.mlp[0])
         _copy(block.mlp[2])
     attention = model.window_crossattn_blocks[0].blocks[0].window_cross_attn
-    _copy(attention.vhead)
-    _copy(attention.proj)
+    for layer in (attention.vhead, attention.proj):
+        _zero(layer)
+        layer.weight.fill_diagonal_(1)
     attention.relative_position_bias_table[attention.relative_position_index[0, 0]] += OWN_TOKEN
     for block in model.gs_selfattn_blocks:
-        _silence(block.mlp[2])
+        _zero(block.mlp[2])
     for conv, shuffle in zip(model.UPNet[::2], model.UPNet[1::2], strict=True):
         _upsample(conv, shuffle.upscale_factor)
     _gaussian_heads(model)
@@ -165,13 +175,10 @@ def _silence(layer: nn.Module, first: int = 0) -> None:
         parameter[first : first + 3] = 0
 
 
-def _silence_residuals(layers: Iterable[Any]) -> None:
-    """No branch of these cross-attention layers adds to channels 0 to 2."""
-    for layer in layers:
-        _silence(layer.gs_cross_attn_scale.out_proj)
-        _silence(layer.mlp_crossattn_scale.fc2)
-        _silence(layer.window_cross_attn.proj)
-        _silence(layer.mlp_crossattn_feature.fc2)
+def _zero(layer: nn.Module) -> None:
+    """All outputs are 0."""
+    for parameter in layer.parameters():
+        parameter.zero_()
 
 
 def _upsample(conv: nn.Conv2d, factor: int) -> None:
