@@ -207,7 +207,7 @@ def _fused(x: Tensor, *layers: nn.Linear) -> Tensor:
 class CrossLayer(nn.Module):
     """One layer of the condition injection block: tokens meet the scale, then the features of their window."""
 
-    def __init__(self, channels: int, heads: int, window: int) -> None:
+    def __init__(self, channels: int, heads: int, window: int, index: Tensor) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(channels)  # normalises the queries to the scale: no effect
         self.norm2 = nn.LayerNorm(channels)
@@ -215,7 +215,7 @@ class CrossLayer(nn.Module):
         self.norm4 = nn.LayerNorm(channels)
         self.gs_cross_attn_scale = ScaleAttention(channels)
         self.mlp_crossattn_scale = FeedForward(channels)
-        self.window_cross_attn = WindowAttention(channels, heads, window, set_order_index(window))
+        self.window_cross_attn = WindowAttention(channels, heads, window, index)
         self.mlp_crossattn_feature = FeedForward(channels)
 
     def forward(self, x: Tensor, position: Tensor, scale: Tensor, keys_values: Tensor) -> Tensor:
@@ -269,11 +269,12 @@ def _block_mlp(channels: int) -> nn.Sequential:
 class CrossBlock(nn.Module):
     """Condition injection: Gaussian embeddings receive the scale and the image features."""
 
-    def __init__(self, channels: int, heads: int, window: int, layers: int) -> None:
+    def __init__(self, channels: int, heads: int, window: int, layers: int, index: Tensor) -> None:
+        """index: bias-table rows, as of `set_order_index` or `swin_index`."""
         super().__init__()
         self.window = window
         self.norm = nn.LayerNorm(channels)
-        self.blocks = nn.ModuleList(CrossLayer(channels, heads, window) for _ in range(layers))
+        self.blocks = nn.ModuleList(CrossLayer(channels, heads, window, index.clone()) for _ in range(layers))
         self.mlp = _block_mlp(channels)
 
     def keys_values(self, features: Tensor) -> list[Tensor]:

@@ -44,7 +44,14 @@ def head(channels: int, ratio: int, parameters: int) -> nn.Sequential:
     )
 
 
-def predict(tokens: Tensor, up: nn.Sequential, heads: Sequence[nn.Sequential], chunk: int | None = None) -> Tensor:
+def predict(
+    tokens: Tensor,
+    up: nn.Sequential,
+    heads: Sequence[nn.Sequential],
+    chunk: int | None = None,
+    *,
+    reference_positions: bool = True,
+) -> Tensor:
     """Raw parameters (B, rows columns, 9) of the Gaussians that `up` makes of tokens (B, C, h, w), row-major.
 
     In float32 at least. chunk: how many Gaussians to hold hidden layers for; None: as many as `BUDGET` allows.
@@ -60,7 +67,9 @@ def predict(tokens: Tensor, up: nn.Sequential, heads: Sequence[nn.Sequential], c
         _run_heads(shuffle(F.conv2d(padded[:, :, top : top + rows + 2], conv.weight, conv.bias)), heads)
         for top in range(0, height, rows)
     )
-    return _place(assemble(bands, height * shuffle.upscale_factor, dim=1)).flatten(1, 2)
+    raw = assemble(bands, height * shuffle.upscale_factor, dim=1)
+    raw = raw.to(torch.promote_types(raw.dtype, torch.float32))  # 16 bits would misplace Gaussians by several pixels
+    return (_place(raw) if reference_positions else raw).flatten(1, 2)
 
 
 def _run_heads(x: Tensor, heads: Sequence[nn.Sequential]) -> Tensor:
@@ -136,11 +145,7 @@ def _through_relu(grad: Tensor, units: Tensor) -> Tensor:
 
 
 def _place(raw: Tensor) -> Tensor:
-    """Turn the last two columns of (B, rows, columns, 9), offsets x, y in Gaussian cells, into [0, 1] of the image.
-
-    In float32 at least: 16 bits would misplace Gaussians by several pixels.
-    """
-    raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
+    """Turn the last two columns of (B, rows, columns, 9), offsets x, y in Gaussian cells, into [0, 1] of the image."""
     rows, columns = raw.shape[1:3]
     y, x = (torch.arange(n, dtype=raw.dtype, device=raw.device) + 0.5 for n in (rows, columns))
     cells = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Final, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +27,14 @@ from methods.base import SRMethod, square_scale
 from methods.encoders.edsr import conv3x3
 from methods.encoders.rdn import RDN
 from methods.errors import UserError
-from methods.gsasr.attention import CrossBlock, SelfBlock, set_order_index, to_image
+from methods.gsasr.attention import CrossBlock, SelfBlock, set_order_index, swin_index, to_image
 from methods.gsasr.gaussians import Rendering, render, render_each
 from methods.gsasr.heads import HEADS, head, predict, up_net
 from methods.padding import pad_to_multiple
 from methods.parts import part
+
+TOLD_SCALE: Final = ("inverse", "scale")
+BIAS_INDEX: Final = {"official": set_order_index, "swin": swin_index}
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,14 @@ class GSASR(SRMethod):
     channels, heads: width of the tokens, heads of their attention. window: side of the attention windows in LR pixels.
     cross_*, self_*: depth of condition injection and Gaussian interaction. head_ratio: hidden width of the heads and of
     the scale embedding, over channels. up: factors that split tokens into Gaussians. step: a sigma of 1 is 1 / step LR
-    pixels. dmax and all after it: see `Rendering`; users may change these for any checkpoint.
+    pixels.
+
+    Where the code departs from the paper, and for ablations: shared_embedding: all tokens start from one embedding, as
+    in the paper. told_scale: the network is told the `"inverse"` of the scale, or the `"scale"`, as in the paper.
+    bias_index: of the cross-attention, `"official"`, which collides, or `"swin"`. reference_positions: whether a
+    Gaussian's centre counts from its place in the grid, or from the image's corner, in sides of the image.
+
+    dmax and all after it: see `Rendering`; users may change these for any checkpoint.
     """
 
     options = frozenset(field.name for field in fields(Rendering))
@@ -71,6 +81,10 @@ class GSASR(SRMethod):
         head_ratio: int = 4,
         up: tuple[int, ...] = (2, 2),
         step: float = 1.2,
+        shared_embedding: bool = False,
+        told_scale: Literal["inverse", "scale"] = "inverse",
+        bias_index: Literal["official", "swin"] = "official",
+        reference_positions: bool = True,
         dmax: float = 0.1,
         dmax_mode: str = "fix",
         raster_ratio: float | None = None,
@@ -80,10 +94,14 @@ class GSASR(SRMethod):
     ) -> None:
         super().__init__()
         self.rendering = Rendering(dmax, dmax_mode, raster_ratio, lr_window, canvas, cutoff)
+        for name, value, known in (("told_scale", told_scale, TOLD_SCALE), ("bias_index", bias_index, BIAS_INDEX)):
+            if value not in known:
+                raise UserError(f"GSASR has no {name} {value!r}: choose {' or '.join(known)}.")
         self.window, self.step = window, step
+        self.told_scale, self.reference_positions = told_scale, reference_positions
         self.encoder = encoder
         self.divisor = math.lcm(window, getattr(encoder, "window", 1))
-        self.gs_embedding = nn.Parameter(torch.randn(window**2, channels))
+        self.gs_embedding = nn.Parameter(torch.randn(1 if shared_embedding else window**2, channels))
         self.pos_embedding = nn.Parameter(torch.randn(window**2, channels))
         hidden = head_ratio * channels
         self.scale_mlp = nn.Sequential(nn.Linear(1, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, channels))
@@ -91,7 +109,8 @@ class GSASR(SRMethod):
             conv3x3(cast(int, encoder.channels), channels), nn.ReLU(inplace=True), conv3x3(channels, channels)
         )
         self.window_crossattn_blocks = nn.ModuleList(
-            CrossBlock(channels, heads, window, cross_layers) for _ in range(cross_blocks)
+            CrossBlock(channels, heads, window, cross_layers, BIAS_INDEX[bias_index](window))
+            for _ in range(cross_blocks)
         )
         self.gs_selfattn_blocks = nn.ModuleList(
             SelfBlock(channels, heads, window, self_layers) for _ in range(self_blocks)
@@ -120,11 +139,10 @@ class GSASR(SRMethod):
 
         Columns: sigma y, x, rho, opacity, R, G, B, all before activation, and mean x, y in [0, 1] of the padded image.
         """
-        if isinstance(scale, Sequence):
-            embedding = self.scale_mlp(self.gs_embedding.new_tensor([[[1 / one]] for one in scale]))
-        else:
-            embedding = self.scale_mlp(self.gs_embedding.new_tensor([1 / scale]))
-        x = self.gs_embedding[None]
+        scales = self.gs_embedding.new_tensor(scale)
+        told = scales if self.told_scale == "scale" else 1 / scales
+        embedding = self.scale_mlp(told[:, None, None] if isinstance(scale, Sequence) else told[None])
+        x = self.gs_embedding.expand(self.window**2, -1)[None]
         with part("condition injection"):
             for block, keys_values in zip(self.window_crossattn_blocks, feat.keys_values, strict=True):
                 x = block(x, self.pos_embedding, embedding, keys_values)
@@ -135,7 +153,7 @@ class GSASR(SRMethod):
         tokens = to_image(x + injected, feat.size, self.window).permute(0, 3, 1, 2)
         heads = [cast(nn.Sequential, self.get_submodule(f"mlp_block_{name}")) for name in HEADS]
         with part("Gaussian heads"):
-            return predict(tokens, self.UPNet, heads, chunk)
+            return predict(tokens, self.UPNet, heads, chunk, reference_positions=self.reference_positions)
 
     def render(
         self, feat: Encoded, out_size: tuple[int, int], scale: tuple[float, float], *, chunk: int | None = None
@@ -159,7 +177,7 @@ class GSASR(SRMethod):
         feat, factor = self.encode(lr), square_scale(scale, "GSASR")
         raw = self.gaussians(feat, factor)
         out = render(raw, out_size, feat.size, factor, self.step, self.rendering)
-        return {"gaussians": raw, "out": out, "cross_attn_index": set_order_index(self.window)}
+        return {"gaussians": raw, "out": out, "cross_attn_index": BIAS_INDEX["official"](self.window)}
 
     @classmethod
     def reference_hparams(cls, config: Mapping[str, Any]) -> dict[str, Any]:

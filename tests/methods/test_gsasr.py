@@ -232,3 +232,52 @@ def test_a_batch_of_several_sizes_and_scales_equals_one_by_one(make, window):
     largest = max(grad.abs().max() for grad in separate if grad is not None)  # some have none but rounding
     for ours, theirs in zip(grads, separate, strict=True):
         assert ours is None or (ours - theirs).abs().max() < 1e-9 * largest
+
+
+SWITCHES = {"channels": 12, "heads": 2, "window": 4, "self_blocks": 1, "self_layers": 1, "head_ratio": 1}
+
+
+def small(**switches):
+    torch.manual_seed(0)
+    return GSASR(build_encoder("edsr-micro", blocks=1, channels=8), **SWITCHES, **switches).double()
+
+
+def test_a_shared_embedding_is_one_repeated():
+    shared, own = small(shared_embedding=True), small()
+    state = shared.state_dict()
+    assert state["gs_embedding"].shape == (1, 12)
+    own.load_state_dict(state | {"gs_embedding": state["gs_embedding"].expand(16, -1)})
+    lr = torch.rand(1, 3, 8, 8, dtype=torch.float64)
+    torch.testing.assert_close(shared(lr, (16, 16)), own(lr, (16, 16)))
+
+
+def test_the_network_may_be_told_the_scale_itself():
+    told, inverse = small(told_scale="scale"), small()
+    lr = torch.rand(1, 3, 8, 8, dtype=torch.float64)
+    torch.testing.assert_close(told.gaussians(told.encode(lr), 0.25), inverse.gaussians(inverse.encode(lr), 4.0))
+
+
+def test_the_bias_index_may_be_swins():
+    official, swin = small(), small(bias_index="swin")
+    layer = swin.window_crossattn_blocks[0].blocks[0].window_cross_attn
+    assert torch.equal(layer.relative_position_index, swin_index(4))
+    assert torch.equal(
+        official.window_crossattn_blocks[0].blocks[1].window_cross_attn.relative_position_index, set_order_index(4)
+    )
+
+
+def test_without_reference_positions_centres_are_the_offsets():
+    free, placed = small(reference_positions=False), small()
+    lr = torch.rand(1, 3, 8, 4, dtype=torch.float64)
+    offsets = free.gaussians(free.encode(lr), 2.0)
+    means = placed.gaussians(placed.encode(lr), 2.0)
+    torch.testing.assert_close(offsets[..., :7], means[..., :7])
+    rows, columns = torch.meshgrid(torch.arange(32), torch.arange(16), indexing="ij")
+    cells = torch.stack([columns, rows], -1).flatten(0, 1) + 0.5
+    torch.testing.assert_close((offsets[..., 7:] + cells) / torch.tensor([16, 32]), means[..., 7:])
+
+
+@pytest.mark.parametrize("switch", [{"told_scale": "log"}, {"bias_index": "mine"}])
+def test_unknown_switches_are_refused(switch):
+    with pytest.raises(UserError, match="GSASR has no"):
+        small(**switch)
