@@ -346,6 +346,25 @@ def train(
 
 
 @app.command()
+def ablate(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="gaussians, reference-positions, paper-or-code, or a TOML file.")
+    ],
+    data_root: DataRoot = None,
+    out: Annotated[Path | None, typer.Option(help="Folder. Default: runs/ablations/NAME.")] = None,
+    overrides: Overrides = None,
+    device: Annotated[str, typer.Option(help="auto or cpu; CUDA_VISIBLE_DEVICES chooses GPUs.")] = "auto",
+) -> int:
+    """Train a recipe in several variants; a table and a plot of what came of it. Resumes what was begun.
+
+    \b
+    ablate gaussians --data-root path/to/images
+    ablate reference-positions --set steps=500
+    """
+    return commands.ablate(name, data_root=data_root, out=out, overrides=overrides or (), device=device)
+
+
+@app.command()
 def parity(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Parity cases (.json) or folders of them.")],
 ) -> int:

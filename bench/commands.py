@@ -264,6 +264,14 @@ def train(
     return 0
 
 
+def ablate(name: str, *, data_root: Path | None, out: Path | None, overrides: Sequence[str], device: str) -> int:
+    """Train all variants and print where the table is."""
+    from bench.training.ablation import ablate as follow
+
+    print(f"Table: {follow(name, data_root=data_root, out=out, overrides=overrides, device=device)}")
+    return 0
+
+
 def parity(paths: Sequence[Path]) -> int:
     """Print a verdict per case as it comes; 1 if any fails."""
     from bench.console import console

@@ -56,11 +56,12 @@ def train(
     resuming = _prepare_folder(folder, resume)
     with accelerator.main_process_first():
         pool, val = open_pool(data_folder(data_root), recipe)
-    run = Run(recipe, accelerator)
+    run, path = Run(recipe, accelerator), folder / f"{name}.safetensors"
     if resuming:
         run.restore(folder / STATE)
+        if run.step == recipe.steps and path.is_file():
+            return path
     scores = _loop(run, pool, val, folder)
-    path = folder / f"{name}.safetensors"
     if accelerator.is_main_process:
         export(run, path, data_sha256=pool.sha256, scores=scores)
     accelerator.wait_for_everyone()
@@ -156,4 +157,6 @@ def _loop(run: Run, pool: Pool, val: Mapping[str, Image8], folder: Path) -> dict
     finally:
         if log is not None:
             log.close()
+    if main and val and not scores:  # killed after the last step, before the export
+        scores, _ = validate(run.average, val, recipe.val_scales, run.accelerator.device)
     return scores

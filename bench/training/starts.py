@@ -8,16 +8,17 @@ training may undo it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from methods.base import SRMethod
 from methods.encoders.edsr import EDSR
 from methods.errors import UserError
 from methods.gaussiansr import SPREAD
+from methods.gsasr.heads import HEADS
 from methods.names import resolve
 
 RGB = range(3)
@@ -123,6 +124,12 @@ def _gsasr(model: Any) -> None:
     the window's size, much stronger than the features.) Gaussians are as wide as their spacing.
     """
     _carry_colours(model.encoder)
+    heads = [getattr(model, f"mlp_block_{name}") for name in HEADS]
+    blocks = list(model.window_crossattn_blocks)
+    for layers in (model.img_feat_proj, *(block.mlp for block in blocks), *heads):
+        _preserve(layers)
+    for conv in model.UPNet[::2]:
+        _preserve([conv])
     _copy(model.img_feat_proj[0])
     _copy(model.img_feat_proj[2])
     model.gs_embedding.zero_()
@@ -158,6 +165,8 @@ def _gaussian_heads(model: Any) -> None:
     # Tokens hold injected + injected = 2 rgb; sigmoid(4 rgb - 2) is nearly straight.
     _copy(head[4], gain=2)
     head[4].bias[:] = -2
+    for name in HEADS:
+        getattr(model, f"mlp_block_{name}")[4].weight[3 if name == "rgb" else 0 :] *= 0.1
     model.mlp_block_sigma[4].bias[:] = _logit(sigma)
     model.mlp_block_alpha[4].bias[:] = _logit((spacing / sigma) ** 2 / (2 * math.pi))  # so that they sum to 1
 
@@ -173,6 +182,16 @@ def _silence(layer: nn.Module, first: int = 0) -> None:
     """Three outputs are 0."""
     for parameter in layer.parameters():
         parameter[first : first + 3] = 0
+
+
+def _preserve(layers: Iterable[nn.Module]) -> None:
+    """Initial weights that keep the variance of what passes, where PyTorch's divide it by 3 to 6 per layer."""
+    *inner, last = (layer for layer in layers if isinstance(layer, nn.Linear | nn.Conv2d))
+    for layer in inner:
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    nn.init.kaiming_normal_(last.weight, nonlinearity="linear")
+    for layer in (*inner, last):
+        nn.init.zeros_(cast(Tensor, layer.bias))
 
 
 def _zero(layer: nn.Module) -> None:

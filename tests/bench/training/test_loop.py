@@ -126,6 +126,17 @@ def test_accumulated_parts_train_as_one_batch_does(root, tmp_path):
         torch.testing.assert_close(states[1][key], value, rtol=0, atol=1e-6)
 
 
+def test_a_finished_training_is_left_as_it_is(root, tmp_path):
+    path = follow(root, tmp_path)
+    entry = (tmp_path / "zoo-entry.toml").read_text()
+    assert follow(root, tmp_path, resume="auto") == path
+    assert (tmp_path / "zoo-entry.toml").read_text() == entry
+    path.unlink()  # as if killed before the export
+    follow(root, tmp_path, resume="auto")
+    found = tomllib.loads((tmp_path / "zoo-entry.toml").read_text())["checkpoint"][0]["validation"]
+    assert found == tomllib.loads(entry)["checkpoint"][0]["validation"]
+
+
 def test_a_batch_that_cannot_be_split_is_refused(root, tmp_path):
     with pytest.raises(UserError, match="batch of 2 cannot be split among 1 processes with 3 parts"):
         follow(root, tmp_path, "accumulate=3")
