@@ -24,8 +24,12 @@ from methods.names import resolve
 RGB = range(3)
 PASSES_GELU = 6.0
 """GELU is the identity within 1e-6 around it."""
-OWN_TOKEN = 8.0
-"""Bias of GSASR's cross-attention towards a token's own position: e^8 against 143 others, 95 % of the weight."""
+WIDTH = 0.6
+"""GSASR's first sigma over the spacing of the Gaussians, whose sum then ripples by 0.2 %."""
+DARKEST = 0.005
+"""The first colour of GSASR's Gaussians where the image is black."""
+OWN_TOKEN = 10.0
+"""Bias of GSASR's cross-attention towards a token's own position: e^10 against 143 others, 99 % of the weight."""
 
 
 @torch.no_grad()
@@ -148,6 +152,7 @@ def _gsasr(model: Any) -> None:
     for layer in (attention.vhead, attention.proj):
         _zero(layer)
         layer.weight.fill_diagonal_(1)
+    _zero(attention.qhead)
     attention.relative_position_bias_table[attention.relative_position_index[0, 0]] += OWN_TOKEN
     for block in model.gs_selfattn_blocks:
         _zero(block.mlp[2])
@@ -157,18 +162,32 @@ def _gsasr(model: Any) -> None:
 
 
 def _gaussian_heads(model: Any) -> None:
+    """Gaussians narrow enough to blur little, wide enough to leave no gaps, which sum to 1 where colours are 1."""
     spacing = model.step / math.prod(layer.upscale_factor for layer in model.UPNet[1::2])
-    sigma = min(spacing, 0.9)  # of at most 1
-    head = model.mlp_block_rgb
-    _copy(head[0])
-    _copy(head[2])
-    # Tokens hold injected + injected = 2 rgb; sigmoid(4 rgb - 2) is nearly straight.
-    _copy(head[4], gain=2)
-    head[4].bias[:] = -2
-    for name in HEADS:
-        getattr(model, f"mlp_block_{name}")[4].weight[3 if name == "rgb" else 0 :] *= 0.1
-    model.mlp_block_sigma[4].bias[:] = _logit(sigma)
-    model.mlp_block_alpha[4].bias[:] = _logit((spacing / sigma) ** 2 / (2 * math.pi))  # so that they sum to 1
+    for name in ("sigma", "rho", "alpha", "mean"):
+        _zero(getattr(model, f"mlp_block_{name}")[4])
+    model.mlp_block_sigma[4].bias[:] = _logit(WIDTH * spacing)
+    model.mlp_block_alpha[4].bias[:] = _logit(1 / (2 * math.pi * WIDTH**2))
+    _invert_sigmoid(model.mlp_block_rgb)
+
+
+def _invert_sigmoid(head: nn.Sequential) -> None:
+    """Hidden units that bend at several levels make the logit of a colour, so that the sigmoid returns the colour."""
+    first, second, last = (cast(nn.Linear, head[i]) for i in (0, 2, 4))
+    _copy(first, gain=0.5)  # tokens hold injected + injected = 2 rgb
+    count = min(12, second.out_features // 3)
+    levels = torch.cat([torch.zeros(1), torch.linspace(-4, 4, count - 1).sigmoid()])
+    values = levels.clamp(min=DARKEST).logit()
+    slopes = values.diff() / levels.diff()
+    bends = torch.cat([slopes[:1], slopes.diff()])
+    _zero(last)
+    last.bias[:] = values[0]
+    for c in RGB:
+        units = slice(c * (count - 1), (c + 1) * (count - 1))
+        second.weight[units] = 0
+        second.weight[units, c] = 1
+        second.bias[units] = -levels[:-1]
+        last.weight[c, units] = bends
 
 
 def _copy(layer: nn.Linear | nn.Conv2d, gain: float = 1.0, *, source: int = 0, to: int = 0) -> None:
