@@ -346,6 +346,20 @@ def train(
 
 
 @app.command()
+def verify(
+    zoo: Annotated[bool, typer.Option("--zoo", help="The shipped checkpoints: files, recipes, images, PSNR.")] = False,
+    data_root: DataRoot = None,
+) -> int:
+    """Check that what comes with the suite is what its records say; exit 1 if anything differs.
+
+    \b
+    verify --zoo
+    verify --zoo --data-root path/to/images
+    """
+    return commands.verify(zoo, data_root)
+
+
+@app.command()
 def ablate(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="gaussians, reference-positions, paper-or-code, or a TOML file.")

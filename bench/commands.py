@@ -264,6 +264,22 @@ def train(
     return 0
 
 
+def verify(zoo: bool, data_root: Path | None) -> int:
+    """Print what is found of every shipped checkpoint; 1 if anything is not as stated."""
+    from bench.console import console, table
+    from bench.training.verify import verify_zoo
+
+    if not zoo:
+        raise UserError("There is one thing to verify so far: pass --zoo for the shipped checkpoints.")
+    grid, failed = table(None, "checkpoint", "what", "", "found"), False
+    for check in verify_zoo(data_root):
+        verdict = {True: "ok", False: "[bold red]differs[/]", None: "not looked at"}[check.passed]
+        grid.add_row(check.checkpoint, check.what, verdict, check.note)
+        failed |= check.passed is False
+    console().print(grid)
+    return CHECK_FAILED if failed else 0
+
+
 def ablate(name: str, *, data_root: Path | None, out: Path | None, overrides: Sequence[str], device: str) -> int:
     """Train all variants and print where the table is."""
     from bench.training.ablation import ablate as follow

@@ -62,7 +62,7 @@ class Recipe:
     """Parts that a process computes its share of a batch in, one after the other, to hold less at a time."""
     scale: tuple[float, ...] = (1.0, 4.0)
     """Smallest and largest; drawn uniformly in between."""
-    scale_per: Literal["image", "batch"] = "image"
+    scale_per: Literal["image", "batch"] = "batch"
     """Whether each patch has its own scale, or all of a step share one."""
     queries: int | None = None
     """HR pixels per patch that methods with `render_at` are trained on, at most lr_side^2; None: all of them."""
