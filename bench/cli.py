@@ -412,6 +412,16 @@ def docs(
     return commands.docs(out, cases)
 
 
+@app.command(hidden=True)
+def zoo(
+    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Folder of a run to store the scores of.")] = None,
+    folder: Annotated[Path, typer.Option(help="Folder of the zoo's scores and logs.")] = Path("results/zoo"),
+    out: Annotated[Path, typer.Option(help="Folder for the page.")] = Path("reports"),
+) -> int:
+    """Write the page that compares the shipped checkpoints."""
+    return commands.zoo(run, folder, out)
+
+
 @app.command()
 def doctor(data_root: DataRoot = None, out: Out = Path("results")) -> int:
     """Check this machine and this installation: packages, GPUs, metrics, datasets, weights."""

@@ -264,6 +264,17 @@ def train(
     return 0
 
 
+def zoo(run: Path | None, folder: Path, out: Path) -> int:
+    """Store a run's scores, if one is given, and write the page."""
+    from methods.checkpoints import list_checkpoints
+    from reports.zoo import store_scores, write_page
+
+    if run is not None:
+        print(f"Stored: {store_scores(run, folder)}")
+    print(f"Written: {write_page(folder, [known.about for known in list_checkpoints()], out)}")
+    return 0
+
+
 def verify(zoo: bool, data_root: Path | None) -> int:
     """Print what is found of every shipped checkpoint; 1 if anything is not as stated."""
     from bench.console import console, table

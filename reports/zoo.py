@@ -1,0 +1,235 @@
+"""The page of the zoo: shipped networks that were trained under one budget, compared image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO, StringIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from tabulate import tabulate
+
+from reports.errors import ReportError
+from reports.files import write_atomic
+from reports.rows import load_run
+
+_PUBLISHED = Path(__file__).parent / "published"
+SCORES, LOGS = "scores.csv", "logs"
+"""In the zoo's folder of results."""
+RESAMPLES = 10_000
+"""Of the images, for a bootstrap interval."""
+_INTRODUCTION = """\
+{count} methods on one small encoder ({backbone}), widths scaled down by one rule, trained by one recipe on the same
+images with the same seed, each for {first:.0f} to {last:.0f} minutes of one CPU thread ({machine}).
+[docs/training.md](../docs/training.md) has the rule and the commands. These are small networks after minutes: the
+comparison is of what each method learns in that time, not of what it can reach.
+"""
+_DIFFERENCES = """\
+Mean over images of {reference} less the other, in dB, with a 95 % bootstrap interval ({resamples:,} resamples of the
+images). An interval without 0 tells two networks apart on these images; of other seeds it says nothing.
+"""
+COLUMNS = ["dataset", "scale", "image", "method", "title", "psnr_y"]
+
+
+class Difference(NamedTuple):
+    """Mean of paired differences in dB, and a 95 % bootstrap interval of it."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def store_scores(run_dir: str | Path, folder: Path) -> Path:
+    """Keep what the page needs of a run: PSNR-Y per image, as `scores.csv` in the zoo's folder.
+
+    Raises:
+        ReportError: there is no such run, it is not finished, or an image has no score.
+    """
+    run = load_run(run_dir)
+    if run.partial:
+        raise ReportError(f"The run {run.name} is not final ({run.partial}): finish it first.")
+    if not (run.rows["status"] == "ok").all():
+        raise ReportError(f"Some images of {run.name} have no score: repeat the run, which tries them again.")
+    rows = run.rows.assign(title=run.rows["method"].map(run.titles("methods")))
+    methods = list(run.titles("methods"))
+    order = rows["method"].map(methods.index)
+    kept = rows.assign(order=order).sort_values(["dataset", "scale", "order", "image"])[COLUMNS]
+    text = kept.to_csv(index=False, float_format="%.4f", lineterminator="\n")
+    return write_atomic(folder / SCORES, text.encode())
+
+
+def write_page(
+    folder: Path,
+    entries: Sequence[Mapping[str, Any]],
+    out: Path,
+    *,
+    published: pd.DataFrame | None = None,
+    reference: str = "GSASR",
+) -> Path:
+    """Write `zoo.md` and `zoo-curves.png` to a folder, and return the former's path.
+
+    folder: of the zoo's results: `scores.csv`, and `logs/<method>.csv`, the trainings' logs. entries: of the shipped
+    checkpoints. published: mean PSNR-Y by (method, scale, value) to compare the order with; by default the paper's.
+    reference: title of the method that the others are compared with.
+
+    Raises:
+        ReportError: there are no scores, or the folder cannot be written.
+    """
+    try:
+        scores = pd.read_csv(folder / SCORES)
+    except (OSError, ValueError) as error:
+        raise ReportError(f"{str(folder / SCORES)!r} cannot be read ({error}): store a run's scores first.") from None
+    logs = {path.stem: pd.read_csv(path) for path in sorted((folder / LOGS).glob("*.csv"))}
+    titles = dict(zip(scores["method"], scores["title"], strict=True))
+    curves = {title: logs[method] for method, title in titles.items() if method in logs}
+    write_atomic(out / "zoo-curves.png", draw_curves(curves))
+    text = StringIO()
+    for part in (
+        "<!-- Written by `python -m bench zoo`; train, score and write again instead of editing. -->\n",
+        "# One budget for all methods\n",
+        _introduction(entries),
+        "## PSNR-Y in dB\n",
+        means_table(scores),
+        f"## Differences to {reference}\n",
+        _DIFFERENCES.format(reference=reference, resamples=RESAMPLES),
+        differences_table(scores, reference),
+        _order(scores, paper_means() if published is None else published),
+        "## Cost\n",
+        _costs(entries, titles),
+        "## Learning\n",
+        "![Validation PSNR over training time](zoo-curves.png)\n",
+    ):
+        text.write(part + "\n")
+    return write_atomic(out / "zoo.md", text.getvalue().rstrip("\n").encode() + b"\n")
+
+
+def paper_means() -> pd.DataFrame:
+    """The paper's mean PSNR-Y on DIV2K with EDSR-baseline, misprints corrected: method, scale, value."""
+    place = ["backbone", "dataset", "scale", "metric", "method"]
+    wrong = pd.read_csv(_PUBLISHED / "anomalies.csv")
+    wrong = wrong[(wrong["table"] == 1) & (wrong["kind"] == "typo")]
+    table = pd.read_csv(_PUBLISHED / "table1.csv").merge(wrong[[*place, "likely"]], "left", place)
+    table["value"] = table["likely"].astype("float64").fillna(table["value"])
+    chosen = (table["backbone"] == "EDSR-baseline") & (table["dataset"] == "DIV2K") & (table["metric"] == "psnr")
+    return table.loc[chosen, ["method", "scale", "value"]]
+
+
+def difference(ours: Any, theirs: Any) -> Difference:
+    """Of paired scores, arrays of the same length."""
+    paired = np.asarray(ours, float) - np.asarray(theirs, float)
+    chosen = np.random.default_rng(0).integers(len(paired), size=(RESAMPLES, len(paired)))
+    low, high = np.percentile(paired[chosen].mean(1), [2.5, 97.5])
+    return Difference(float(paired.mean()), float(low), float(high))
+
+
+def means_table(scores: pd.DataFrame) -> str:
+    """Data sets and scales down, methods across; the best learned one bold, the second underlined."""
+    titles = list(dict.fromkeys(scores["title"]))
+    lines: list[list[str]] = []
+    for (dataset, scale), group in scores.groupby(["dataset", "scale"], sort=False):
+        means = [round(float(group.loc[group["title"] == title, "psnr_y"].mean()), 2) for title in titles]
+        ranked = sorted(set(means), reverse=True)
+        cells = [_marked(value, ranked) for value in means]
+        lines.append([f"{dataset} ({group['image'].nunique()})", f"×{scale:g}", *cells])
+    align = ("left", "left", *["right"] * len(titles))
+    heads = ["data set (images)", "", *titles]
+    return tabulate(_once(lines), heads, "pipe", disable_numparse=True, colalign=align) + "\n"
+
+
+def _once(lines: Sequence[list[str]]) -> list[list[str]]:
+    """Lines that begin like the one above begin empty."""
+    above = [""] + [line[0] for line in lines[:-1]]
+    return [["" if line[0] == before else line[0], *line[1:]] for line, before in zip(lines, above, strict=True)]
+
+
+def _marked(value: float, ranked: Sequence[float]) -> str:
+    text = f"{value:.2f}"
+    if value == ranked[0]:
+        return f"**{text}**"
+    return f"<u>{text}</u>" if len(ranked) > 1 and value == ranked[1] else text
+
+
+def differences_table(scores: pd.DataFrame, reference: str, scales: Sequence[float] = (2, 3, 4, 12)) -> str:
+    """The reference less every other method, per data set and scale."""
+    others = [title for title in dict.fromkeys(scores["title"]) if title != reference]
+    lines: list[list[str]] = []
+    for (dataset, scale), group in scores[scores["scale"].isin(scales)].groupby(["dataset", "scale"], sort=False):
+        of_image = group.pivot(index="image", columns="title", values="psnr_y")
+        found = [difference(of_image[reference], of_image[title]) for title in others]
+        cells = [f"{one.mean:+.2f}<br>[{one.low:+.2f}, {one.high:+.2f}]" for one in found]
+        lines.append([str(dataset), f"×{scale:g}", *cells])
+    align = ("left", "left", *["right"] * len(others))
+    heads = ["data set", "", *others]
+    return tabulate(_once(lines), heads, "pipe", disable_numparse=True, colalign=align) + "\n"
+
+
+def _introduction(entries: Sequence[Mapping[str, Any]]) -> str:
+    minutes = sorted(entry["cpu_seconds"] / 60 for entry in entries)
+    return _INTRODUCTION.format(count=len(entries), first=minutes[0], last=minutes[-1], **entries[0])
+
+
+def _order(scores: pd.DataFrame, published: pd.DataFrame) -> str:
+    """Whether the methods' order is the paper's, in words."""
+    lines = ["## The order, and the paper's\n"]
+    for scale in (2, 4):
+        means = scores[scores["scale"] == scale].groupby(["dataset", "title"])["psnr_y"].mean().unstack()
+        paper = published[published["scale"] == scale].set_index("method")["value"]
+        both = [title for title in dict.fromkeys(scores["title"]) if title in paper.index]
+        ours = means[both].mean().sort_values(ascending=False)
+        theirs = paper[both].sort_values(ascending=False)
+        correlation = float(ours.rank().corr(theirs.rank()))
+        same = "the same" if list(ours.index) == list(theirs.index) else "another"
+        lines.append(
+            f"×{scale}: {same} order. Here {' > '.join(ours.index)} (mean of the data sets' means); "
+            f"in the paper, full-size on DIV2K, {' > '.join(theirs.index)}. Rank correlation {correlation:+.2f}.\n"
+        )
+    return "\n".join(lines)
+
+
+def _costs(entries: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> str:
+    lines = [
+        [
+            titles.get(entry["method"], entry["method"]),
+            f"{entry.get('parameters', 0):,}" if entry.get("parameters") else "-",
+            f"{entry['steps']:,}",
+            f"{entry['cpu_seconds'] / entry['steps']:.3f}",
+            f"{entry['cpu_seconds'] / 60:.1f}",
+            f"{entry['bytes'] / 1e6:.2f}",
+        ]
+        for entry in entries
+    ]
+    headings = ["", "parameters", "steps", "seconds per step", "CPU minutes", "file, MB"]
+    align = ("left", *["right"] * (len(headings) - 1))
+    return tabulate(lines, headings, "pipe", disable_numparse=True, colalign=align) + "\n"
+
+
+def draw_curves(logs: Mapping[str, pd.DataFrame]) -> bytes:
+    """Validation PSNR over CPU time, a panel per scale, as PNG.
+
+    Raises:
+        ReportError: matplotlib is not installed, or there are no logs.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ReportError("Curves need matplotlib: install it with `pip install 'asrbench[train]'`.") from None
+    columns = list(dict.fromkeys(c for log in logs.values() for c in log.columns if c.startswith("psnr_y_x")))
+    if not columns:
+        raise ReportError("There are no training logs with validation scores: keep them as logs/METHOD.csv.")
+    figure = Figure(figsize=(3.6 * len(columns), 3.6), layout="constrained")
+    panels: Any = figure.subplots(1, len(columns), squeeze=False)[0]
+    for panel, column in zip(panels, columns, strict=True):
+        for title, log in logs.items():
+            scored = log.dropna(subset=[column])
+            panel.plot(scored["cpu_seconds"] / 60, scored[column], "o-", markersize=2.5, linewidth=1.2, label=title)
+        panel.set_title("×" + column.removeprefix("psnr_y_x"), loc="left", fontsize="medium")
+        panel.set_xlabel("minutes of one CPU thread")
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(alpha=0.25)
+    panels[0].set_ylabel("validation PSNR-Y (dB)")
+    panels[-1].legend(frameon=False, fontsize="small")
+    file = BytesIO()
+    figure.savefig(file, format="png", dpi=150)
+    return file.getvalue()

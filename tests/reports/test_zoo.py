@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from scipy import stats
+
+from reports.errors import ReportError
+from reports.zoo import SCORES, difference, differences_table, means_table, paper_means, write_page
+
+ENTRIES = [
+    {
+        "method": method,
+        "backbone": "edsr-micro",
+        "machine": "a machine",
+        "steps": 100,
+        "cpu_seconds": 600,
+        "bytes": 1_500_000,
+    }
+    for method in ("liif", "gsasr")
+]
+
+
+@pytest.fixture
+def scores():
+    rng = np.random.default_rng(0)
+    lines = []
+    for scale in (2.0, 4.0):
+        for image in range(6):
+            base = 30 - scale + rng.normal()
+            for method, title, gain in (("bicubic", "Bicubic", 0), ("liif", "LIIF", 1.5), ("gsasr", "GSASR", 1.4)):
+                lines.append(["Set", scale, f"{image}.png", method, title, base + gain + 0.2 * rng.normal()])
+    return pd.DataFrame(lines, columns=["dataset", "scale", "image", "method", "title", "psnr_y"])
+
+
+def test_intervals_are_scipys():
+    rng = np.random.default_rng(1)
+    ours, theirs = rng.normal(0.3, 1, 40), rng.normal(0, 1, 40)
+    found = difference(ours, theirs)
+    expected = stats.bootstrap((ours - theirs,), np.mean, n_resamples=10_000, method="percentile").confidence_interval
+    assert found.mean == pytest.approx((ours - theirs).mean())
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.03)
+
+
+def cells(table):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()]
+
+
+def test_means_are_of_all_images_and_the_best_is_marked(scores):
+    head, _, *lines = cells(means_table(scores))
+    assert head[2:] == ["Bicubic", "LIIF", "GSASR"]
+    assert [line[0] for line in lines] == ["Set (6)", ""]
+    for line, scale in zip(lines, (2, 4), strict=True):
+        means = scores[scores["scale"] == scale].groupby("title")["psnr_y"].mean().round(2)
+        best, second = means.sort_values(ascending=False).index[:2]
+        for title, cell in zip(head[2:], line[2:], strict=True):
+            marks = {best: f"**{means[title]:.2f}**", second: f"<u>{means[title]:.2f}</u>"}
+            assert cell == marks.get(title, f"{means[title]:.2f}")
+
+
+def test_differences_are_paired(scores):
+    head, _, *lines = cells(differences_table(scores, "GSASR"))
+    assert head[2:] == ["Bicubic", "LIIF"]
+    for line, scale in zip(lines, (2, 4), strict=True):
+        of_title = dict(list(scores[scores["scale"] == scale].groupby("title")["psnr_y"]))
+        for title, cell in zip(head[2:], line[2:], strict=True):
+            expected = difference(of_title["GSASR"], of_title[title])
+            assert cell == f"{expected.mean:+.2f}<br>[{expected.low:+.2f}, {expected.high:+.2f}]"
+
+
+def test_the_page_says_whether_the_order_is_the_papers(scores, tmp_path):
+    scores.to_csv(tmp_path / SCORES, index=False)
+    (tmp_path / "logs").mkdir()
+    for method in ("liif", "gsasr"):
+        (tmp_path / "logs" / f"{method}.csv").write_text(
+            "step,cpu_seconds,psnr_y_x2,psnr_y_x4\n10,60,,\n20,120,29.1,26.2\n30,180,30.1,26.3\n"
+        )
+    published = pd.DataFrame({"method": ["LIIF", "GSASR"] * 2, "scale": [2, 2, 4, 4], "value": [30, 31, 27.0, 26.0]})
+    text = write_page(tmp_path, ENTRIES, tmp_path / "out", published=published).read_text()
+    assert "×2: another order. Here LIIF > GSASR" in text
+    assert "×4: the same order" in text
+    assert "each for 10 to 10 minutes" in text
+    assert ["LIIF", "-", "100", "6.000", "10.0", "1.50"] in cells(text)
+    image = Image.open(io.BytesIO((tmp_path / "out" / "zoo-curves.png").read_bytes()))
+    assert image.size == (1080, 540)
+
+
+def test_what_is_missing_is_named(tmp_path):
+    with pytest.raises(ReportError, match=r"scores\.csv"):
+        write_page(tmp_path, ENTRIES, tmp_path)
+
+
+def test_the_papers_means_are_read_and_corrected():
+    means = paper_means().set_index(["method", "scale"])["value"]
+    assert means["LIIF", 2] == 36.05
+    assert means["Meta-SR", 4] == 30.36  # printed as 33.36
+    assert means["GSASR", 4] == means.xs(4, level="scale").max()
