@@ -109,9 +109,9 @@ def paper_means() -> pd.DataFrame:
     """The paper's mean PSNR-Y on DIV2K with EDSR-baseline, misprints corrected: method, scale, value."""
     place = ["backbone", "dataset", "scale", "metric", "method"]
     wrong = pd.read_csv(_PUBLISHED / "anomalies.csv")
-    wrong = wrong[(wrong["table"] == 1) & (wrong["kind"] == "typo")]
+    wrong = wrong[(wrong["table"].astype(str) == "1") & (wrong["kind"] == "typo")]
     table = pd.read_csv(_PUBLISHED / "table1.csv").merge(wrong[[*place, "likely"]], "left", place)
-    table["value"] = table["likely"].astype("float64").fillna(table["value"])
+    table["value"] = pd.to_numeric(table["likely"]).fillna(table["value"])
     chosen = (table["backbone"] == "EDSR-baseline") & (table["dataset"] == "DIV2K") & (table["metric"] == "psnr")
     return table.loc[chosen, ["method", "scale", "value"]]
 
