@@ -73,6 +73,8 @@ def _nothing_to_add(model: Any) -> None:
     module = getattr(model, last.get(type(model).__name__, "imnet"))
     layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
     _zero(layers[-1])
+    if hasattr(model, "imnet_v"):  # CiaoSR's and LM-CiaoSR's factor of the features, nearly 0 otherwise
+        model.imnet_v.layers[-1].bias.fill_(1)
 
 
 def _metasr(model: Any) -> None:
