@@ -127,19 +127,19 @@ def _loop(run: Run, pool: Pool, val: Mapping[str, Image8], folder: Path) -> dict
         log = TrainingLog(folder, [*COLUMNS, *score_names(recipe.val_scales)], recipe.steps, run.step)
         sheet = ContactSheet(folder, val, recipe.val_scales[-1], run.step)
     scores: dict[str, float] = {}
-    clock, cpu_clock = time.perf_counter() - run.seconds, time.process_time() - run.cpu_seconds
     spent, taken, logged = 0.0, 0.0, run.step
     try:
         while run.step < recipe.steps:
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             run.update(sampler)  # type: ignore[arg-type]
-            spent += time.perf_counter() - start
+            took = time.perf_counter() - start
+            run.seconds, run.cpu_seconds = run.seconds + took, run.cpu_seconds + time.process_time() - cpu_start
+            spent += took
             last = run.step == recipe.steps
             validated = bool(val) and (last or run.step % recipe.val_every == 0)
             details = None
             if validated and main:
                 scores, details = validate(run.average, val, recipe.val_scales, run.accelerator.device)
-            run.seconds, run.cpu_seconds = time.perf_counter() - clock, time.process_time() - cpu_clock
             if last or validated or run.step % recipe.log_every == 0:
                 report = run.report()
                 data, taken = sampler.seconds - taken, sampler.seconds

@@ -48,7 +48,7 @@ class Run:
         self.objective, self.optimizer = accelerator.prepare(Objective(model), optimizer)
         self.model: SRMethod = cast(Any, accelerator.unwrap_model(self.objective)).model
         self.step = 0
-        self.seconds = 0.0
+        self.seconds = 0.0  # of the steps, without validations and checkpoints
         self.cpu_seconds = 0.0
         self.latest_loss: float | None = None
         self._losses: list[float] = []
