@@ -100,6 +100,8 @@ def _prepare_folder(folder: Path, resume: Resume) -> bool:
         raise UserError(f"{folder} holds a training already: pass --resume auto to continue it, or another --out.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for partial in folder.rglob(".*.partial"):  # a process was killed while it wrote
+            partial.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"The folder {folder} cannot be made ({error.strerror}): choose another --out.") from None
     return found

@@ -92,16 +92,22 @@ class ContactSheet:
         if details is None or self.truth is None:
             return
         write_atomic(self.folder / f"{step:08d}.png", _png(Image.fromarray(details)))
-        steps = [(path.stem.lstrip("0"), Image.open(path)) for path in sorted(self.folder.glob("*.png"))]
-        columns = [*steps[:: -(-len(steps) // 16)], ("truth", Image.fromarray(self.truth))]
-        if steps[-1] not in columns:
-            columns.insert(-1, steps[-1])
+        steps = sorted(self.folder.glob("*.png"))
+        shown = steps[:: -(-len(steps) // 16)]
+        if steps[-1] not in shown:
+            shown.append(steps[-1])
+        columns = [*((path.stem.lstrip("0"), _read(path)) for path in shown), ("truth", Image.fromarray(self.truth))]
         sheet = Image.new("RGB", (len(columns) * (CROP + 2) - 2, _LABEL + len(self.truth)), "white")
         draw = ImageDraw.Draw(sheet)
         for number, (label, column) in enumerate(columns):
             draw.text((number * (CROP + 2) + 2, 2), label, "#1a1a1a")
             sheet.paste(column, (number * (CROP + 2), _LABEL))
         write_atomic(self.columns, _png(sheet))
+
+
+def _read(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.copy()
 
 
 def _png(image: Image.Image) -> bytes:
