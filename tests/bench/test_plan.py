@@ -231,11 +231,11 @@ def test_planning_does_not_import_torch(folder: Path) -> None:
 
 def test_methods_without_weights_are_left_out_unless_they_are_named(folder: Path) -> None:
     everything = make_settings(methods="all", scales="2", datasets=str(folder))
-    assert everything.methods == ("bicubic", "liif", "gsasr")
-    assert "srno" in everything.left_out
+    assert everything.left_out == ("linf-patch", "lm-liif", "lm-lte")
+    assert len(everything.methods) == 10
     (note,) = (note for note in make_plan(everything).notes if note.startswith("Left out"))
-    assert "ciaosr" in note
-    named = make_settings(methods="srno,l*", scales="2", datasets=str(folder))
-    assert named.methods == ("bicubic", "srno", "liif")
-    assert "No weights are shipped for srno" in make_plan(named).problems[0]
+    assert "lm-lte" in note
+    named = make_settings(methods="lm-lte,l*", scales="2", datasets=str(folder))
+    assert named.methods == ("bicubic", "lm-lte", "liif", "lte", "linf", "lmf")
+    assert "No weights are shipped for lm-lte" in make_plan(named).problems[0]
     assert len(make_settings(methods="all", weights="random", scales="2", datasets=str(folder)).methods) == 13
