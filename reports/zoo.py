@@ -192,7 +192,7 @@ def _costs(entries: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> s
     lines = [
         [
             titles.get(entry["method"], entry["method"]),
-            f"{entry.get('parameters', 0):,}" if entry.get("parameters") else "-",
+            f"{entry['parameters']:,}",
             f"{entry['steps']:,}",
             f"{entry['cpu_seconds'] / entry['steps']:.3f}",
             f"{entry['cpu_seconds'] / 60:.1f}",

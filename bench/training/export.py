@@ -37,6 +37,7 @@ def export(run: Run, path: Path, *, data_sha256: str, scores: Mapping[str, float
         "file": path.name,
         "sha256": hashlib.sha256(content).hexdigest(),
         "bytes": len(content),
+        "parameters": sum(p.numel() for p in run.average.parameters()),
         "recipe": path.stem,
         "data": ", ".join(recipe.folders),
         "data_sha256": data_sha256,

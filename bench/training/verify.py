@@ -54,7 +54,8 @@ def _checks(checkpoint: Checkpoint, about: Any, data_root: Path | None) -> Itera
     except UserError as error:
         yield "network", False, str(error)
         return
-    yield "network", True, f"{sum(p.numel() for p in model.parameters()):,} parameters"
+    count = sum(p.numel() for p in model.parameters())
+    yield "network", count == about["parameters"], f"{count:,} parameters"
     stored = parse(Recipe, config["recipe"], "the checkpoint's recipe")
     known = about["recipe"] in list_recipes()
     same = known and replace(load_recipe(about["recipe"]), about=stored.about) == stored

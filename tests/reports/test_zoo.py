@@ -19,6 +19,7 @@ ENTRIES = [
         "steps": 100,
         "cpu_seconds": 600,
         "bytes": 1_500_000,
+        "parameters": 360_000,
     }
     for method in ("liif", "gsasr")
 ]
@@ -83,7 +84,7 @@ def test_the_page_says_whether_the_order_is_the_papers(scores, tmp_path):
     assert "×2: another order. Here LIIF > GSASR" in text
     assert "×4: the same order" in text
     assert "each for 10 to 10 minutes" in text
-    assert ["LIIF", "-", "100", "6.000", "10.0", "1.50"] in cells(text)
+    assert ["LIIF", "360,000", "100", "6.000", "10.0", "1.50"] in cells(text)
     image = Image.open(io.BytesIO((tmp_path / "out" / "zoo-curves.png").read_bytes()))
     assert image.size == (1080, 540)
 

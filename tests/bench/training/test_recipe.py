@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bench.training import list_recipes, load_recipe
@@ -96,3 +98,12 @@ def test_gsasrs_rates_are_those_of_basicsr():
     found = rates(load_recipe("gsasr"), 0, 999, 1998, 1999, 249_999, 250_000, 475_000)
     nominal = 2e-4 * 1999 / 2000
     assert found == pytest.approx([1e-7, 1e-4, nominal, nominal, nominal, nominal / 2, nominal / 16])
+
+
+def test_the_micro_recipes_differ_in_network_and_steps_alone():
+    recipes = [load_recipe(name) for name in list_recipes() if name.endswith("-micro")]
+    own = {"about": "", "method": "gsasr", "hparams": {}, "queries": 1, "steps": 5, "val_every": 1}
+    assert len({str(replace(recipe, **own)) for recipe in recipes}) == 1
+    assert {recipe.backbone for recipe in recipes} == {"edsr-micro"}
+    assert all(recipe.steps == 5 * recipe.val_every for recipe in recipes)
+    assert {recipe.queries for recipe in recipes if recipe.method != "gsasr"} == {2 * 24**2}

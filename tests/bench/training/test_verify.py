@@ -21,6 +21,16 @@ def test_the_zoo_is_what_it_says():
         assert passed is (None if what in ("images", "validation") else True)
 
 
+def test_the_zoo_has_one_budget():
+    known = list_checkpoints()
+    assert len(known) == 9
+    assert all(checkpoint.about["recipe"] == f"{checkpoint.method}-micro" for checkpoint in known)
+    for what in ("data_sha256", "machine", "torch"):
+        assert len({checkpoint.about[what] for checkpoint in known}) == 1
+    assert all(16 < checkpoint.about["cpu_seconds"] / 60 < 24 for checkpoint in known)
+    assert all(470_000 < checkpoint.about["parameters"] <= 500_000 for checkpoint in known)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif("ASRBENCH_DATA" not in os.environ, reason="the training images lie where ASRBENCH_DATA says")
 def test_the_zoos_images_and_scores_are_what_it_says():
@@ -50,6 +60,7 @@ def test_what_differs_is_found(one):
     assert one() == set()
     assert one(sha256="0" * 64) == {"file"}
     assert one(bytes=3) == {"size"}
+    assert one(parameters=3) == {"network"}
     assert one(recipe="liif-micro") == {"recipe"}
     assert one(recipe="none") == {"recipe"}
     assert one(content=whole[:-1]) == {"file", "size", "network"}
