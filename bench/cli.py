@@ -414,12 +414,12 @@ def docs(
 
 @app.command(hidden=True)
 def zoo(
-    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Folder of a run to store the scores of.")] = None,
+    runs: Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...", help="Runs to store the scores of.")] = None,
     folder: Annotated[Path, typer.Option(help="Folder of the zoo's scores and logs.")] = Path("results/zoo"),
     out: Annotated[Path, typer.Option(help="Folder for the page.")] = Path("reports"),
 ) -> int:
     """Write the page that compares the shipped checkpoints."""
-    return commands.zoo(run, folder, out)
+    return commands.zoo(runs or [], folder, out)
 
 
 @app.command()

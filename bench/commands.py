@@ -264,13 +264,13 @@ def train(
     return 0
 
 
-def zoo(run: Path | None, folder: Path, out: Path) -> int:
-    """Store a run's scores, if one is given, and write the page."""
+def zoo(runs: Sequence[Path], folder: Path, out: Path) -> int:
+    """Store the scores of runs, if any are given, and write the page."""
     from methods.checkpoints import list_checkpoints
     from reports.zoo import store_scores, write_page
 
-    if run is not None:
-        print(f"Stored: {store_scores(run, folder)}")
+    if runs:
+        print(f"Stored: {store_scores(runs, folder)}")
     print(f"Written: {write_page(folder, [known.about for known in list_checkpoints()], out)}")
     return 0
 

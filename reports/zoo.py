@@ -16,7 +16,7 @@ from reports.files import write_atomic
 from reports.rows import load_run
 
 _PUBLISHED = Path(__file__).parent / "published"
-SCORES, LOGS = "scores.csv", "logs"
+SCORES, WEIGHTS, LOGS = "scores.csv", "weights.csv", "logs"
 """In the zoo's folder of results."""
 RESAMPLES = 10_000
 """Of the images, for a bootstrap interval."""
@@ -30,7 +30,7 @@ _DIFFERENCES = """\
 Mean over images of {reference} less the other, in dB, with a 95 % bootstrap interval ({resamples:,} resamples of the
 images). An interval without 0 tells two networks apart on these images; of other seeds it says nothing.
 """
-COLUMNS = ["dataset", "scale", "image", "method", "title", "psnr_y"]
+_IMAGE = ["dataset", "scale", "image"]
 
 
 class Difference(NamedTuple):
@@ -41,23 +41,55 @@ class Difference(NamedTuple):
     high: float
 
 
-def store_scores(run_dir: str | Path, folder: Path) -> Path:
-    """Keep what the page needs of a run: PSNR-Y per image, as `scores.csv` in the zoo's folder.
+def store_scores(run_dirs: Sequence[str | Path], folder: Path) -> Path:
+    """Keep what the page needs of runs, in the zoo's folder: PSNR-Y per image, and which weights they are of.
+
+    Together the runs must have scored every method on every image. A run with `--limit` counts for the images it has.
 
     Raises:
-        ReportError: there is no such run, it is not finished, or an image has no score.
+        ReportError: there is no such run, it is not finished, weights differ between runs, or an image has no score.
     """
-    run = load_run(run_dir)
-    if run.partial:
-        raise ReportError(f"The run {run.name} is not final ({run.partial}): finish it first.")
-    if not (run.rows["status"] == "ok").all():
-        raise ReportError(f"Some images of {run.name} have no score: repeat the run, which tries them again.")
-    rows = run.rows.assign(title=run.rows["method"].map(run.titles("methods")))
-    methods = list(run.titles("methods"))
-    order = rows["method"].map(methods.index)
-    kept = rows.assign(order=order).sort_values(["dataset", "scale", "order", "image"])[COLUMNS]
-    text = kept.to_csv(index=False, float_format="%.4f", lineterminator="\n")
+    runs = [load_run(run_dir) for run_dir in run_dirs]
+    for run in runs:
+        if run.partial and run.manifest.get("limit") is None:
+            raise ReportError(f"The run {run.name} is not final ({run.partial}): finish it first.")
+        if not (run.rows["status"] == "ok").all():
+            raise ReportError(f"Some images of {run.name} have no score: repeat the run, which tries them again.")
+    if len(protocols := {run.protocol for run in runs}) > 1:
+        raise ReportError(f"The runs follow the protocols {' and '.join(sorted(protocols))}, which do not compare.")
+    titles = {name: title for run in runs for name, title in run.titles("methods").items()}
+    rows = pd.concat([run.rows for run in runs])
+    weights = rows[["method", "checkpoint_sha256"]].drop_duplicates()
+    if repeated := list(weights.loc[weights["method"].duplicated(), "method"]):
+        raise ReportError(f"The runs have different weights of {repeated[0]}: score all with the same.")
+    rows = rows.drop_duplicates([*_IMAGE, "method"])
+    rows["dataset"] = pd.Categorical(rows["dataset"], rows["dataset"].unique())  # sorted as the runs have them
+    scores = rows.pivot(index=_IMAGE, columns="method", values="psnr_y")[list(titles)]
+    if scores.isna().any(axis=None):
+        lacking = scores.columns[scores.isna().any()][0]
+        raise ReportError(f"{lacking} was not scored on every image that other methods were: add the run that does.")
+    weights["title"] = weights["method"].map(titles)
+    write_atomic(folder / WEIGHTS, weights.to_csv(index=False, lineterminator="\n").encode())
+    text = scores.to_csv(float_format="%.4f", lineterminator="\n")
     return write_atomic(folder / SCORES, text.encode())
+
+
+def read_scores(folder: Path, entries: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """PSNR-Y as `store_scores` kept them, one line per image and method, titles beside.
+
+    Raises:
+        ReportError: there are none, or they are of other weights than the `entries`, the shipped checkpoints'.
+    """
+    try:
+        scores, weights = pd.read_csv(folder / SCORES), pd.read_csv(folder / WEIGHTS)
+    except (OSError, ValueError) as error:
+        raise ReportError(f"{str(folder / SCORES)!r} cannot be read ({error}): store a run's scores first.") from None
+    scored = dict(zip(weights["method"], weights["checkpoint_sha256"], strict=True))
+    for entry in entries:
+        if scored.get(entry["method"]) != entry["sha256"]:
+            raise ReportError(f"The scores of {entry['method']} are not of the shipped weights: run it again.")
+    long = scores.melt(_IMAGE, var_name="method", value_name="psnr_y")
+    return long.assign(title=long["method"].map(dict(zip(weights["method"], weights["title"], strict=True))))
 
 
 def write_page(
@@ -70,17 +102,14 @@ def write_page(
 ) -> Path:
     """Write `zoo.md` and `zoo-curves.png` to a folder, and return the former's path.
 
-    folder: of the zoo's results: `scores.csv`, and `logs/<method>.csv`, the trainings' logs. entries: of the shipped
-    checkpoints. published: mean PSNR-Y by (method, scale, value) to compare the order with; by default the paper's.
-    reference: title of the method that the others are compared with.
+    folder: of the zoo's results: what `store_scores` wrote, and `logs/<method>.csv`, the trainings' logs. entries: of
+    the shipped checkpoints. published: mean PSNR-Y by (method, scale, value) to compare the order with; by default the
+    paper's. reference: title of the method that the others are compared with.
 
     Raises:
-        ReportError: there are no scores, or the folder cannot be written.
+        ReportError: there are no scores of these checkpoints, or the folder cannot be written.
     """
-    try:
-        scores = pd.read_csv(folder / SCORES)
-    except (OSError, ValueError) as error:
-        raise ReportError(f"{str(folder / SCORES)!r} cannot be read ({error}): store a run's scores first.") from None
+    scores = read_scores(folder, entries)
     logs = {path.stem: pd.read_csv(path) for path in sorted((folder / LOGS).glob("*.csv"))}
     titles = dict(zip(scores["method"], scores["title"], strict=True))
     curves = {title: logs[method] for method, title in titles.items() if method in logs}
@@ -151,11 +180,11 @@ def _marked(value: float, ranked: Sequence[float]) -> str:
     return f"<u>{text}</u>" if len(ranked) > 1 and value == ranked[1] else text
 
 
-def differences_table(scores: pd.DataFrame, reference: str, scales: Sequence[float] = (2, 3, 4, 12)) -> str:
+def differences_table(scores: pd.DataFrame, reference: str) -> str:
     """The reference less every other method, per data set and scale."""
     others = [title for title in dict.fromkeys(scores["title"]) if title != reference]
     lines: list[list[str]] = []
-    for (dataset, scale), group in scores[scores["scale"].isin(scales)].groupby(["dataset", "scale"], sort=False):
+    for (dataset, scale), group in scores.groupby(["dataset", "scale"], sort=False):
         of_image = group.pivot(index="image", columns="title", values="psnr_y")
         found = [difference(of_image[reference], of_image[title]) for title in others]
         cells = [f"{one.mean:+.2f}<br>[{one.low:+.2f}, {one.high:+.2f}]" for one in found]

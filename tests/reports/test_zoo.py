@@ -9,7 +9,17 @@ from PIL import Image
 from scipy import stats
 
 from reports.errors import ReportError
-from reports.zoo import SCORES, difference, differences_table, means_table, paper_means, write_page
+from reports.zoo import (
+    SCORES,
+    WEIGHTS,
+    difference,
+    differences_table,
+    means_table,
+    paper_means,
+    read_scores,
+    store_scores,
+    write_page,
+)
 
 ENTRIES = [
     {
@@ -20,6 +30,7 @@ ENTRIES = [
         "cpu_seconds": 600,
         "bytes": 1_500_000,
         "parameters": 360_000,
+        "sha256": f"{len(method):02}cafe" * 8,
     }
     for method in ("liif", "gsasr")
 ]
@@ -73,7 +84,10 @@ def test_differences_are_paired(scores):
 
 
 def test_the_page_says_whether_the_order_is_the_papers(scores, tmp_path):
-    scores.to_csv(tmp_path / SCORES, index=False)
+    scores.pivot(index=["dataset", "scale", "image"], columns="method", values="psnr_y").to_csv(tmp_path / SCORES)
+    weights = [(name, title, f"{len(name):02}cafe" * 8) for name, title in (("gsasr", "GSASR"), ("liif", "LIIF"))]
+    weights.append(("bicubic", "Bicubic", ""))
+    pd.DataFrame(weights, columns=["method", "title", "checkpoint_sha256"]).to_csv(tmp_path / WEIGHTS, index=False)
     (tmp_path / "logs").mkdir()
     for method in ("liif", "gsasr"):
         (tmp_path / "logs" / f"{method}.csv").write_text(
@@ -87,6 +101,57 @@ def test_the_page_says_whether_the_order_is_the_papers(scores, tmp_path):
     assert ["LIIF", "360,000", "100", "6.000", "10.0", "1.50"] in cells(text)
     image = Image.open(io.BytesIO((tmp_path / "out" / "zoo-curves.png").read_bytes()))
     assert image.size == (1080, 540)
+
+
+@pytest.fixture
+def first(make_run, row, tmp_path):
+    """A run of three methods on two images."""
+    names = ("bicubic", "liif", "gsasr")
+    rows = [row(name, f"{i}.png", psnr_y=30.0 + i) for name in names for i in range(2)]
+    return make_run(rows).rename(tmp_path / "first")
+
+
+@pytest.fixture
+def second(make_run, row):
+    """Write a run of them on one image of another set, its rows of GSASR changed."""
+
+    def make(gsasr=None, **manifest):
+        names = ("bicubic", "gsasr", "liif")
+        rows = [row(name, "9.png", dataset="Another", psnr_y=29.0 + len(name)) for name in names]
+        return make_run([{**one, **gsasr} if gsasr and one["method"] == "gsasr" else one for one in rows], **manifest)
+
+    return make
+
+
+def test_scores_of_several_runs_are_joined(first, second, tmp_path):
+    store_scores([first, second(partial=True, limit=1)], tmp_path)
+    scores = read_scores(tmp_path, ENTRIES)
+    assert list(scores["dataset"].unique()) == ["Set5", "Another"]
+    assert list(scores["title"].unique()) == ["Bicubic", "LIIF", "GSASR"]
+    found = scores.set_index(["dataset", "image", "method"])["psnr_y"]
+    assert len(found) == 9
+    assert (found["Set5", "1.png", "liif"], found["Another", "9.png", "gsasr"]) == (31.0, 34.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"gsasr": {"checkpoint_sha256": "f"}}, "different weights of gsasr"),
+        ({"gsasr": {"status": "failed"}}, "have no score"),
+        ({"gsasr": {"image": "8.png"}}, "was not scored on every image"),
+        ({"state": "interrupted"}, "not final"),
+    ],
+)
+def test_scores_that_do_not_belong_together_are_refused(first, second, tmp_path, changes, words):
+    with pytest.raises(ReportError, match=words):
+        store_scores([first, second(**changes)], tmp_path)
+    assert not (tmp_path / SCORES).exists()
+
+
+def test_scores_of_other_weights_than_the_shipped_are_refused(first, tmp_path):
+    store_scores([first], tmp_path)
+    with pytest.raises(ReportError, match="scores of liif are not of the shipped weights"):
+        read_scores(tmp_path, [{"method": "liif", "sha256": "0"}])
 
 
 def test_what_is_missing_is_named(tmp_path):
