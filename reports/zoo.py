@@ -16,7 +16,7 @@ from reports.files import write_atomic
 from reports.rows import load_run
 
 _PUBLISHED = Path(__file__).parent / "published"
-SCORES, WEIGHTS, LOGS = "scores.csv", "weights.csv", "logs"
+SCORES, WEIGHTS, LOGS, REMARKS = "scores.csv", "weights.csv", "logs", "remarks.md"
 """In the zoo's folder of results."""
 RESAMPLES = 10_000
 """Of the images, for a bootstrap interval."""
@@ -102,9 +102,9 @@ def write_page(
 ) -> Path:
     """Write `zoo.md` and `zoo-curves.png` to a folder, and return the former's path.
 
-    folder: of the zoo's results: what `store_scores` wrote, and `logs/<method>.csv`, the trainings' logs. entries: of
-    the shipped checkpoints. published: mean PSNR-Y by (method, scale, value) to compare the order with; by default the
-    paper's. reference: title of the method that the others are compared with.
+    folder: of the zoo's results: what `store_scores` wrote, `logs/<method>.csv`, the trainings' logs, and perhaps
+    `remarks.md`. entries: of the shipped checkpoints. published: mean PSNR-Y by (method, scale, value) to compare the
+    order with; by default the paper's. reference: title of the method that the others are compared with.
 
     Raises:
         ReportError: there are no scores of these checkpoints, or the folder cannot be written.
@@ -124,13 +124,14 @@ def write_page(
         f"## Differences to {reference}\n",
         _DIFFERENCES.format(reference=reference, resamples=RESAMPLES),
         differences_table(scores, reference),
-        _order(scores, paper_means() if published is None else published),
+        _order(scores, paper_means() if published is None else published, reference),
+        _remarks(folder),
         "## Cost\n",
         _costs(entries, titles),
         "## Learning\n",
         "![Validation PSNR over training time](zoo-curves.png)\n",
     ):
-        text.write(part + "\n")
+        text.write(part + "\n" if part else "")
     return write_atomic(out / "zoo.md", text.getvalue().rstrip("\n").encode() + b"\n")
 
 
@@ -199,22 +200,46 @@ def _introduction(entries: Sequence[Mapping[str, Any]]) -> str:
     return _INTRODUCTION.format(count=len(entries), first=minutes[0], last=minutes[-1], **entries[0])
 
 
-def _order(scores: pd.DataFrame, published: pd.DataFrame) -> str:
-    """Whether the methods' order is the paper's, in words."""
+def _order(scores: pd.DataFrame, published: pd.DataFrame, reference: str) -> str:
+    """Whether the methods' order is the paper's, and where the reference stands, in words."""
     lines = ["## The order, and the paper's\n"]
-    for scale in (2, 4):
-        means = scores[scores["scale"] == scale].groupby(["dataset", "title"])["psnr_y"].mean().unstack()
+    printed = {title: title.partition(" (")[0] for title in dict.fromkeys(scores["title"])}
+    for scale in (2, 3, 4):
+        at_scale = scores[scores["scale"] == scale]
         paper = published[published["scale"] == scale].set_index("method")["value"]
-        both = [title for title in dict.fromkeys(scores["title"]) if title in paper.index]
+        if at_scale.empty or paper.empty:
+            continue
+        means = at_scale.groupby(["dataset", "title"])["psnr_y"].mean().unstack().rename(columns=printed)
+        both = [title for title in printed.values() if title in paper.index]
         ours = means[both].mean().sort_values(ascending=False)
         theirs = paper[both].sort_values(ascending=False)
         correlation = float(ours.rank().corr(theirs.rank()))
         same = "the same" if list(ours.index) == list(theirs.index) else "another"
         lines.append(
             f"×{scale}: {same} order. Here {' > '.join(ours.index)} (mean of the data sets' means); "
-            f"in the paper, full-size on DIV2K, {' > '.join(theirs.index)}. Rank correlation {correlation:+.2f}.\n"
+            f"in the paper, full-size on DIV2K, {' > '.join(theirs.index)}. Rank correlation {correlation:+.2f}. "
+            + _standing(at_scale, reference, [title for title, short in printed.items() if short in both])
         )
     return "\n".join(lines)
+
+
+def _standing(scores: pd.DataFrame, reference: str, titles: Sequence[str]) -> str:
+    """How far the reference is behind the best, or ahead of the next, over all images."""
+    of_image = scores.pivot(index=["dataset", "image"], columns="title", values="psnr_y")
+    best = of_image[[title for title in titles if title != reference]].mean().idxmax()
+    gap = difference(of_image[reference], of_image[best])
+    word = "ahead of" if gap.mean > 0 else "behind"
+    low, high = sorted((abs(gap.low), abs(gap.high))) if gap.low * gap.high > 0 else (gap.low, gap.high)
+    return (
+        f"Over all {len(of_image)} images {reference} is {abs(gap.mean):.2f} dB {word} {best}, "
+        f"the best other, 95 % interval [{low:.2f}, {high:.2f}].\n"
+    )
+
+
+def _remarks(folder: Path) -> str:
+    """What a person noticed in the results, kept beside them."""
+    file = folder / REMARKS
+    return f"## Remarks\n\n{file.read_text('utf-8')}" if file.is_file() else ""
 
 
 def _costs(entries: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> str:
@@ -247,7 +272,7 @@ def draw_curves(logs: Mapping[str, pd.DataFrame]) -> bytes:
     columns = list(dict.fromkeys(c for log in logs.values() for c in log.columns if c.startswith("psnr_y_x")))
     if not columns:
         raise ReportError("There are no training logs with validation scores: keep them as logs/METHOD.csv.")
-    figure = Figure(figsize=(3.6 * len(columns), 3.6), layout="constrained")
+    figure = Figure(figsize=(3.2 * len(columns) + 1.6, 3.6), layout="constrained")
     panels: Any = figure.subplots(1, len(columns), squeeze=False)[0]
     for panel, column in zip(panels, columns, strict=True):
         for title, log in logs.items():
@@ -258,7 +283,7 @@ def draw_curves(logs: Mapping[str, pd.DataFrame]) -> bytes:
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(alpha=0.25)
     panels[0].set_ylabel("validation PSNR-Y (dB)")
-    panels[-1].legend(frameon=False, fontsize="small")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize="small")
     file = BytesIO()
     figure.savefig(file, format="png", dpi=150)
     return file.getvalue()

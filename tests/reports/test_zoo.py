@@ -93,14 +93,21 @@ def test_the_page_says_whether_the_order_is_the_papers(scores, tmp_path):
         (tmp_path / "logs" / f"{method}.csv").write_text(
             "step,cpu_seconds,psnr_y_x2,psnr_y_x4\n10,60,,\n20,120,29.1,26.2\n30,180,30.1,26.3\n"
         )
+    (tmp_path / "remarks.md").write_text("Seen by eye.\n")
     published = pd.DataFrame({"method": ["LIIF", "GSASR"] * 2, "scale": [2, 2, 4, 4], "value": [30, 31, 27.0, 26.0]})
     text = write_page(tmp_path, ENTRIES, tmp_path / "out", published=published).read_text()
     assert "×2: another order. Here LIIF > GSASR" in text
     assert "×4: the same order" in text
+    assert "×3" not in text
+    at_4 = scores[scores["scale"] == 4].pivot(index="image", columns="title", values="psnr_y")
+    gap = difference(at_4["GSASR"], at_4["LIIF"])
+    word = "ahead of" if gap.mean > 0 else "behind"
+    assert f"Over all 6 images GSASR is {abs(gap.mean):.2f} dB {word} LIIF" in text
+    assert "## Remarks\n\nSeen by eye.\n\n## Cost" in text
     assert "each for 10 to 10 minutes" in text
     assert ["LIIF", "360,000", "100", "6.000", "10.0", "1.50"] in cells(text)
     image = Image.open(io.BytesIO((tmp_path / "out" / "zoo-curves.png").read_bytes()))
-    assert image.size == (1080, 540)
+    assert image.size == (1200, 540)
 
 
 @pytest.fixture
