@@ -13,7 +13,7 @@ from bench.files import write_atomic
 from bench.schema import parse
 from bench.training.logs import read_log
 from bench.training.loop import train
-from bench.training.recipe import load_recipe
+from bench.training.recipe import Recipe, load_recipe
 from bench.training.validation import score_names
 from methods.errors import UserError
 from methods.names import resolve
@@ -95,7 +95,7 @@ def ablate(
         weights = train(found.recipe, data_root=data_root, out=place, overrides=changes, resume="auto", device=device)
         results.append(_result(name, place, weights, recipe.val_scales))
     write_atomic(folder / "ablation.png", _plot(found, results, recipe.val_scales))
-    write_atomic(folder / "ablation.md", _page(found, results, recipe.val_scales, len(recipe.val)).encode())
+    write_atomic(folder / "ablation.md", _page(found, results, recipe).encode())
     return folder / "ablation.md"
 
 
@@ -109,17 +109,20 @@ def _result(name: str, folder: Path, weights: Path, scales: Sequence[float]) -> 
     return Result(name, scores, parameters, float(last["seconds"]))
 
 
-def _page(found: Ablation, results: Sequence[Result], scales: Sequence[float], images: int) -> str:
+def _page(found: Ablation, results: Sequence[Result], recipe: Recipe) -> str:
     from tabulate import tabulate
 
-    headings = ["", *(f"×{scale:g}" for scale in scales), "parameters", "training"]
+    headings = ["", *(f"×{scale:g}" for scale in recipe.val_scales), "parameters", "minutes"]
     lines = [
-        [one.name, *(f"{score:.2f}" for score in one.scores), f"{one.parameters:,}", f"{one.seconds / 60:.0f} min"]
+        [one.name, *(f"{score:.2f}" for score in one.scores), f"{one.parameters:,}", f"{one.seconds / 60:.1f}"]
         for one in results
     ]
     align = ("left", *["right"] * (len(headings) - 1))
     table = tabulate(lines, headings, "github", colalign=align, disable_numparse=True)
-    note = f"Mean PSNR-Y in dB over {images} validation images after one training each, with one seed."
+    note = (
+        f"Mean PSNR-Y in dB over {len(recipe.val)} validation images after one training each: "
+        f"{recipe.steps:,} steps of the recipe `{Path(found.recipe).stem}`, one seed."
+    )
     return f"# {found.about}\n\n{table}\n\n{note}\n\n![PSNR by scale](ablation.png)\n"
 
 

@@ -25,8 +25,9 @@ def test_an_ablation_tables_its_variants_and_resumes(root, tmp_path, capsys):
     settings = {"data_root": root, "out": tmp_path / "out", "device": "cpu"}
     page = ablate(str(tmp_path / "width.toml"), **settings).read_text()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("|")]
-    assert rows[0] == ["", "×2.5", "parameters", "training"]
+    assert rows[0] == ["", "×2.5", "parameters", "minutes"]
     assert [row[0] for row in rows[2:]] == ["narrow", "twice as wide"]
+    assert "6 steps of the recipe `tiny`" in page
     last = read_log(tmp_path / "out" / "twice-as-wide" / "log.csv")[-1]
     assert rows[3][1] == f"{float(last['psnr_y_x2.5']):.2f}"
     with Image.open(tmp_path / "out" / "ablation.png") as plot:
