@@ -59,13 +59,13 @@ def plan(settings: RunSettings, *, out: Path, run_id: str | None) -> int:
     from bench.files import safe_name
     from bench.manifest import default_run_id
     from bench.plan import make_plan
-    from bench.rows import SETTLED
+    from bench.rows import SETTLED, Row
     from bench.store import read_rows
     from bench.summary import plan_table
 
     made = make_plan(settings)
     path = out / safe_name(run_id or default_run_id(settings), "run id")
-    done = {row.row_key for row in read_rows(path) if row.status in SETTLED}
+    done = {row.row_key for row in read_rows(path, Row) if row.status in SETTLED}
     keys = {key for cell in made.cells for key in cell.row_keys}
     screen = console()
     screen.print(plan_table(made, done))

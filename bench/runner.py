@@ -84,7 +84,7 @@ def run(
     )
     run_id = safe_name(run_id or default_run_id(settings), "run id")
     path = Path(out) / run_id
-    with RunFolder(path, fresh=fresh) as folder:
+    with RunFolder(path, Row, fresh=fresh) as folder:
         _refuse_other_protocol(path, plan)
         choices = _Choices(compute, max_memory, save_images)
         return _Evaluation(plan, folder, run_id, choices, progress or Progress()).run()
@@ -114,7 +114,7 @@ class _Evaluation:
     def __init__(
         self,
         plan: Plan,
-        folder: RunFolder,
+        folder: RunFolder[Row],
         run_id: str,
         choices: _Choices,
         progress: Progress,

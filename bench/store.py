@@ -10,12 +10,12 @@ from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, get_type_hints
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, get_type_hints
 
 from filelock import FileLock, Timeout
 
 from bench.files import cannot_write, write_atomic
-from bench.rows import Row, columns, latest
+from bench.rows import StoredRow
 from bench.schema import parse
 from methods.errors import UserError
 
@@ -23,18 +23,19 @@ if TYPE_CHECKING:
     from bench.manifest import Manifest
 
 _FSYNC_SECONDS = 1.0
+R = TypeVar("R", bound=StoredRow)
 
 
-class RunFolder:
+class RunFolder(Generic[R]):
     """Exclusive access to `results/<run_id>` while it is open; rows that were there before stay.
 
     Raises:
         UserError: the folder cannot be written to, or another process is writing to it.
     """
 
-    def __init__(self, path: Path, *, fresh: bool = False) -> None:
-        """fresh: forget the rows of earlier runs."""
-        self.path = path
+    def __init__(self, path: Path, kind: type[R], *, fresh: bool = False) -> None:
+        """kind: class of the rows. fresh: forget those of earlier runs."""
+        self.path, self._kind = path, kind
         self._rows_path = path / "rows" / "0.jsonl"
         self._lock = _lock(path)
         try:
@@ -60,11 +61,11 @@ class RunFolder:
         os.close(self._file)
         self._lock.release()
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[R]:
         """The rows so far, one per place, in a fixed order."""
-        return latest(read_rows(self.path))
+        return self._kind.latest(read_rows(self.path, self._kind))
 
-    def append(self, row: Row) -> None:
+    def append(self, row: R) -> None:
         """Write one row at once.
 
         Raises:
@@ -93,10 +94,10 @@ class RunFolder:
         os.close(self._file)
         write_atomic(self._rows_path, b"".join(_line(row) for row in rows))
         self._file = _open_repaired(self._rows_path)
-        write_atomic(self.path / "rows.parquet", _parquet(rows))
+        write_atomic(self.path / "rows.parquet", _parquet(rows, self._kind))
 
 
-def read_rows(run_folder: Path) -> Iterator[Row]:
+def read_rows(run_folder: Path, kind: type[R]) -> Iterator[R]:
     """The rows of a run in the order they were appended; a torn last line, as a kill leaves it, does not count.
 
     Raises:
@@ -105,16 +106,16 @@ def read_rows(run_folder: Path) -> Iterator[Row]:
     for path in sorted((run_folder / "rows").glob("*.jsonl")):
         *lines, _torn = path.read_bytes().split(b"\n")
         for number, line in enumerate(lines, 1):
-            yield _parse_line(line, f"Line {number} of {path}")
+            yield _parse_line(line, kind, f"Line {number} of {path}")
 
 
-def _line(row: Row) -> bytes:
+def _line(row: StoredRow) -> bytes:
     return row.to_json().encode() + b"\n"
 
 
-def _parse_line(line: bytes, where: str) -> Row:
+def _parse_line(line: bytes, kind: type[R], where: str) -> R:
     try:
-        return parse(Row, json.loads(line), where)
+        return parse(kind, json.loads(line), where)
     except (ValueError, TypeError) as error:
         detail = f" ({error})" if isinstance(error, UserError) else ""
         raise UserError(f"{where} is not a result row{detail}: remove it, or start again with --fresh.") from error
@@ -151,18 +152,18 @@ def _remove_results(path: Path) -> None:
             raise cannot_write(old, error) from error
 
 
-def _parquet(rows: Iterable[Row]) -> bytes:
+def _parquet(rows: Iterable[StoredRow], row_kind: type[StoredRow]) -> bytes:
     import pyarrow as pa
     from pyarrow import parquet
 
     types = {str: pa.string(), int: pa.int64(), float: pa.float64()}
-    hints = get_type_hints(Row)
+    hints = get_type_hints(row_kind)
 
     def field_of(name: str, doc: str) -> Any:
         kind = next((kind for kind in types if kind is hints[name] or hints[name] == kind | None), str)
         return pa.field(name, types[kind], metadata={"doc": doc})
 
-    schema = pa.schema([field_of(column.name, column.metadata["doc"]) for column in columns()])
+    schema = pa.schema([field_of(column.name, column.metadata["doc"]) for column in row_kind.columns()])
     buffer = BytesIO()
     parquet.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=schema), buffer)
     return buffer.getvalue()

@@ -113,7 +113,7 @@ def test_a_cut_run_ends_like_an_unbroken_one(photos):
     log.write_bytes(content[: len(content) * 2 // 5])
     resumed = evaluate(photos, "random", "2,3")
     assert timeless(resumed.rows) == timeless(whole.rows)
-    stored = list(read_rows(whole.path))
+    stored = list(read_rows(whole.path, Row))
     assert timeless(stored) == timeless(sorted(whole.rows, key=Row.place))
 
 
@@ -157,7 +157,7 @@ def test_failed_rows_are_tried_again_and_replaced(photos, monkeypatch):
     monkeypatch.setattr(stub_methods.Hungry, "render", stub_methods.Nearest.render)
     result = evaluate(photos, "starving")
     assert (result.exit_code, result.counts["done"]) == (0, 8)
-    assert len(list(read_rows(result.path))) == 8
+    assert len(list(read_rows(result.path, Row))) == 8
 
 
 def test_memory_running_out_shrinks_the_chunk_and_not_the_result(photos):
@@ -316,5 +316,5 @@ def test_a_killed_run_ends_like_an_unbroken_one(photos, tmp_path, monkeypatch, r
     resumed, whole = (run(settings, tmp_path / name, "r") for name in ("killed", "whole"))
     assert timeless(resumed.rows) == timeless(whole.rows)
     assert len(before) >= rows
-    assert {row.row_key: row for row in read_rows(resumed.path)}.items() >= before.items()
-    assert len(list(read_rows(resumed.path))) == 16
+    assert {row.row_key: row for row in read_rows(resumed.path, Row)}.items() >= before.items()
+    assert len(list(read_rows(resumed.path, Row))) == 16

@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from bench.files import safe_name, write_atomic
-from bench.rows import Row, columns, latest
+from bench.rows import Row
 from bench.store import RunFolder, read_rows
 from methods.errors import UserError
 
@@ -41,7 +41,7 @@ def rows(count: int) -> list[Row]:
 
 
 def fill(path: Path, count: int) -> Path:
-    with RunFolder(path) as folder:
+    with RunFolder(path, Row) as folder:
         for row in rows(count):
             folder.append(row)
     return path / "rows" / "0.jsonl"
@@ -49,17 +49,17 @@ def fill(path: Path, count: int) -> Path:
 
 def test_rows_come_back_as_they_were_written(tmp_path):
     fill(tmp_path / "run", 3)
-    assert list(read_rows(tmp_path / "run")) == rows(3)
+    assert list(read_rows(tmp_path / "run", Row)) == rows(3)
 
 
 @pytest.mark.parametrize("torn", range(1, 12))
 def test_a_torn_last_line_is_dropped_and_repaired(tmp_path, torn):
     file = fill(tmp_path / "run", 3)
     file.write_bytes(file.read_bytes()[:-torn])
-    assert list(read_rows(tmp_path / "run")) == rows(2)
-    with RunFolder(tmp_path / "run") as folder:
+    assert list(read_rows(tmp_path / "run", Row)) == rows(2)
+    with RunFolder(tmp_path / "run", Row) as folder:
         folder.append(rows(3)[2])
-    assert list(read_rows(tmp_path / "run")) == rows(3)
+    assert list(read_rows(tmp_path / "run", Row)) == rows(3)
 
 
 def test_no_other_damage_is_forgiven(tmp_path):
@@ -67,55 +67,55 @@ def test_no_other_damage_is_forgiven(tmp_path):
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(lines[0] + lines[1][:20] + b"\n" + lines[2])
     with pytest.raises(UserError, match=r"Line 2 of .*0\.jsonl is not a result row"):
-        list(read_rows(tmp_path / "run"))
+        list(read_rows(tmp_path / "run", Row))
 
 
 def test_a_row_of_another_schema_is_named(tmp_path):
     file = fill(tmp_path / "run", 1)
     file.write_text(json.dumps({**asdict(ROW), "psnr": 3.0}) + "\n")
     with pytest.raises(UserError, match=r"Line 1 of .* unknown key 'psnr'"):
-        list(read_rows(tmp_path / "run"))
+        list(read_rows(tmp_path / "run", Row))
 
 
 def test_the_second_writer_is_refused_and_the_next_one_is_not(tmp_path):
-    with RunFolder(tmp_path / "run"), pytest.raises(UserError, match="Another process is writing"):
-        RunFolder(tmp_path / "run")
-    RunFolder(tmp_path / "run").close()
+    with RunFolder(tmp_path / "run", Row), pytest.raises(UserError, match="Another process is writing"):
+        RunFolder(tmp_path / "run", Row)
+    RunFolder(tmp_path / "run", Row).close()
 
 
 def test_fresh_forgets_earlier_rows(tmp_path):
     fill(tmp_path / "run", 3)
-    with RunFolder(tmp_path / "run", fresh=True) as folder:
+    with RunFolder(tmp_path / "run", Row, fresh=True) as folder:
         assert folder.rows() == []
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=f"Cannot write {tmp_path}/file/run"):
-        RunFolder(tmp_path / "file" / "run")
+        RunFolder(tmp_path / "file" / "run", Row)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_read_only_folder_is_named(tmp_path):
     tmp_path.chmod(0o555)
     with pytest.raises(UserError, match="Cannot write"):
-        RunFolder(tmp_path / "run")
+        RunFolder(tmp_path / "run", Row)
 
 
 def test_a_full_disk_leaves_earlier_rows_intact(tmp_path):
     fill(tmp_path / "run", 3)
     script = (
         "import resource, sys; from pathlib import Path\n"
-        "from bench.store import RunFolder; from test_store import ROW\n"
+        "from bench.store import RunFolder; from test_store import ROW, Row\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))\n"
-        "with RunFolder(Path(sys.argv[1])) as folder:\n"
+        "with RunFolder(Path(sys.argv[1]), Row) as folder:\n"
         "    for _ in range(99): folder.append(ROW)\n"
     )
     done = _python(script, tmp_path / "run")
     assert done.returncode == 1
     assert "UserError: Cannot write" in done.stderr
     assert "0.jsonl" in done.stderr
-    found = list(read_rows(tmp_path / "run"))
+    found = list(read_rows(tmp_path / "run", Row))
     assert found[:3] == rows(3)
     assert set(found[3:]) == {ROW}
 
@@ -123,8 +123,8 @@ def test_a_full_disk_leaves_earlier_rows_intact(tmp_path):
 def test_kills_at_random_moments_lose_no_finished_row(tmp_path):
     script = (
         "import sys; from dataclasses import replace; from pathlib import Path\n"
-        "from bench.store import RunFolder; from test_store import ROW\n"
-        "with RunFolder(Path(sys.argv[1])) as folder:\n"
+        "from bench.store import RunFolder; from test_store import ROW, Row\n"
+        "with RunFolder(Path(sys.argv[1]), Row) as folder:\n"
         "    for i in range(10**9):\n"
         "        folder.append(replace(ROW, row_key=str(i), reason='x' * 20000)); print(i, flush=True)\n"
     )
@@ -137,10 +137,10 @@ def test_kills_at_random_moments_lose_no_finished_row(tmp_path):
             time.sleep(random.Random(attempt).uniform(0, 0.2))
             writer.kill()
             said = writer.stdout.read().split()
-        keys = [int(row.row_key) for row in read_rows(path)]
+        keys = [int(row.row_key) for row in read_rows(path, Row)]
         assert keys == list(range(len(keys)))
         assert len(keys) > max((int(number) for number in said if number), default=0)
-        RunFolder(path).close()
+        RunFolder(path, Row).close()
 
 
 def test_consolidate_keeps_the_last_row_of_a_place_in_an_order_of_its_own(tmp_path):
@@ -148,19 +148,19 @@ def test_consolidate_keeps_the_last_row_of_a_place_in_an_order_of_its_own(tmp_pa
     failed = replace(done, status="error", reason="x", psnr_y=None)
     some = [failed, *rows(2), done]
     shuffled = [failed, *reversed(rows(2)), done]
-    assert latest(some) == latest(shuffled) == [done, *rows(2)]
-    with RunFolder(tmp_path / "run") as folder:
+    assert Row.latest(some) == Row.latest(shuffled) == [done, *rows(2)]
+    with RunFolder(tmp_path / "run", Row) as folder:
         for row in some:
             folder.append(row)
         folder.consolidate()
         folder.append(replace(ROW, image="zebra"))
-    assert [row.image for row in read_rows(tmp_path / "run")] == ["baby", "image000", "image001", "zebra"]
+    assert [row.image for row in read_rows(tmp_path / "run", Row)] == ["baby", "image000", "image001", "zebra"]
 
 
 def test_a_network_that_could_not_be_loaded_leaves_no_second_row():
     failed = replace(ROW, status="error", reason="cannot be loaded", options="{}")
     loaded = replace(ROW, options='{"cell": "true"}')
-    assert latest([failed, loaded]) == [loaded]
+    assert Row.latest([failed, loaded]) == [loaded]
 
 
 def test_rows_of_earlier_versions_are_read(tmp_path):
@@ -168,11 +168,11 @@ def test_rows_of_earlier_versions_are_read(tmp_path):
     row = asdict(ROW)
     del row["acceleration"]
     file.write_text(json.dumps(row) + "\n")
-    assert list(read_rows(tmp_path / "run")) == [ROW]
+    assert list(read_rows(tmp_path / "run", Row)) == [ROW]
 
 
 def test_parquet_has_the_documented_columns_and_nulls(tmp_path):
-    with RunFolder(tmp_path / "run") as folder:
+    with RunFolder(tmp_path / "run", Row) as folder:
         folder.append(ROW)
         folder.consolidate()
     table = pyarrow.parquet.read_table(tmp_path / "run" / "rows.parquet")
@@ -188,7 +188,7 @@ def test_rows_refuse_what_json_does_not_know():
 
 
 def test_columns_are_those_of_the_snapshot():
-    found = {column.name: {"type": str(column.type), "doc": column.metadata["doc"]} for column in columns()}
+    found = {column.name: {"type": str(column.type), "doc": column.metadata["doc"]} for column in Row.columns()}
     assert found == json.loads((SNAPSHOTS / "row_columns.json").read_text())
 
 
