@@ -312,7 +312,7 @@ def test_a_killed_run_ends_like_an_unbroken_one(photos, tmp_path, monkeypatch, r
     monkeypatch.setattr(registry, "_METHODS", {"bicubic": yardstick, "slow": stub_methods.slow})
     kill(photos, tmp_path / "killed", rows)
     settings = make_settings(methods="slow", scales="2,3", datasets=str(photos), device="cpu")
-    before = {row.row_key: row for row in read_rows(tmp_path / "killed" / "r")}
+    before = {row.row_key: row for row in read_rows(tmp_path / "killed" / "r", Row)}
     resumed, whole = (run(settings, tmp_path / name, "r") for name in ("killed", "whole"))
     assert timeless(resumed.rows) == timeless(whole.rows)
     assert len(before) >= rows
