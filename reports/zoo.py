@@ -224,15 +224,13 @@ def _order(scores: pd.DataFrame, published: pd.DataFrame, reference: str) -> str
 
 
 def _standing(scores: pd.DataFrame, reference: str, titles: Sequence[str]) -> str:
-    """How far the reference is behind the best, or ahead of the next, over all images."""
+    """The reference less the best other, over all images."""
     of_image = scores.pivot(index=["dataset", "image"], columns="title", values="psnr_y")
     best = of_image[[title for title in titles if title != reference]].mean().idxmax()
     gap = difference(of_image[reference], of_image[best])
-    word = "ahead of" if gap.mean > 0 else "behind"
-    low, high = sorted((abs(gap.low), abs(gap.high))) if gap.low * gap.high > 0 else (gap.low, gap.high)
     return (
-        f"Over all {len(of_image)} images {reference} is {abs(gap.mean):.2f} dB {word} {best}, "
-        f"the best other, 95 % interval [{low:.2f}, {high:.2f}].\n"
+        f"{reference} less {best}, the best other over all {len(of_image)} images: {gap.mean:+.2f} dB, "
+        f"95 % interval [{gap.low:+.2f}, {gap.high:+.2f}].\n"
     )
 
 
