@@ -45,6 +45,7 @@ def store_scores(run_dirs: Sequence[str | Path], folder: Path) -> Path:
     """Keep what the page needs of runs, in the zoo's folder: PSNR-Y per image, and which weights they are of.
 
     Together the runs must have scored every method on every image. A run with `--limit` counts for the images it has.
+    Scores that are there already stay if they are of the same weights; those of images in the runs are replaced.
 
     Raises:
         ReportError: there is no such run, it is not finished, weights differ between runs, or an image has no score.
@@ -69,9 +70,25 @@ def store_scores(run_dirs: Sequence[str | Path], folder: Path) -> Path:
         lacking = scores.columns[scores.isna().any()][0]
         raise ReportError(f"{lacking} was not scored on every image that other methods were: add the run that does.")
     weights["title"] = weights["method"].map(titles)
+    scores = _with_earlier(scores.reset_index(), weights, folder)
     write_atomic(folder / WEIGHTS, weights.to_csv(index=False, lineterminator="\n").encode())
-    text = scores.to_csv(float_format="%.4f", lineterminator="\n")
+    text = scores.to_csv(index=False, float_format="%.4f", lineterminator="\n")
     return write_atomic(folder / SCORES, text.encode())
+
+
+def _with_earlier(scores: pd.DataFrame, weights: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """The scores after those that the folder holds of the same weights, each data set as a whole."""
+    try:
+        earlier, of = pd.read_csv(folder / SCORES), pd.read_csv(folder / WEIGHTS)
+    except (OSError, ValueError):
+        return scores
+    now = weights.fillna("").set_index("method")["checkpoint_sha256"]
+    if of.fillna("").set_index("method")["checkpoint_sha256"].to_dict() != now.to_dict():
+        return scores
+    new = scores.astype({"dataset": str})
+    both = pd.concat([earlier, new]).drop_duplicates(_IMAGE, keep="last")
+    both["dataset"] = pd.Categorical(both["dataset"], dict.fromkeys([*earlier["dataset"], *new["dataset"]]))
+    return both.sort_values(_IMAGE, kind="stable")[list(scores.columns)]
 
 
 def read_scores(folder: Path, entries: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

@@ -139,6 +139,22 @@ def test_scores_of_several_runs_are_joined(first, second, tmp_path):
     assert (found["Set5", "1.png", "liif"], found["Another", "9.png", "gsasr"]) == (31.0, 34.0)
 
 
+def test_earlier_scores_of_the_same_weights_stay(first, second, tmp_path):
+    store_scores([first], tmp_path)
+    store_scores([second(partial=True, limit=1)], tmp_path)
+    found = read_scores(tmp_path, ENTRIES).set_index(["dataset", "image", "method"])["psnr_y"]
+    assert len(found) == 9
+    assert (found["Set5", "1.png", "liif"], found["Another", "9.png", "gsasr"]) == (31.0, 34.0)
+
+
+def test_earlier_scores_of_other_weights_go(first, second, tmp_path):
+    store_scores([first], tmp_path)
+    text = (tmp_path / "weights.csv").read_text()
+    (tmp_path / "weights.csv").write_text(text.replace(ENTRIES[0]["sha256"], "0" * 64))
+    store_scores([second()], tmp_path)
+    assert list(read_scores(tmp_path, ENTRIES)["dataset"].unique()) == ["Another"]
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
