@@ -146,6 +146,113 @@ def plan(
     return commands.plan(_settings(locals()), out=out, run_id=run_id)
 
 
+@app.command()
+def cost(
+    methods: Methods = "all",
+    scales: Scales = "2,3,4,6,8,12",
+    backbones: Backbones = None,
+    datasets: Datasets = "embedded",
+    weights: Weights = "shipped",
+    protocol: Annotated[
+        str, typer.Option("--protocol", help="How to measure: steady, or table3 as the paper does.")
+    ] = "steady",
+    crop: Annotated[
+        int | None, typer.Option(help="Side of the square GT patches. Default: the protocol's 720.")
+    ] = None,
+    sizes: Annotated[
+        str | None, typer.Option(help="Several sides instead, as 64..1024 or 96,192,384: how cost grows with size.")
+    ] = None,
+    images: Annotated[int | None, typer.Option(help="Different inputs, in turns. Default: the protocol's.")] = None,
+    warmups: Annotated[int | None, typer.Option(help="Default: the protocol's.")] = None,
+    repeats: Annotated[int | None, typer.Option(help="Default: the protocol's.")] = None,
+    evaluation: Annotated[
+        str | None, typer.Option(help="Evaluation protocol that makes LR and scores SR; see `list protocols`.")
+    ] = None,
+    cell: Cell = None,
+    metrics: Metrics = None,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    tf32: Annotated[
+        str | None,
+        typer.Option("--tf32", help="Where TF32 is allowed: none, matmul, conv, all. Default: torch's choice."),
+    ] = None,
+    autotune: Annotated[
+        bool | None,
+        typer.Option("--autotune/--no-autotune", help="cuDNN tries its algorithms out.", show_default=False),
+    ] = None,
+    channels_last: ChannelsLast = False,
+    compiled: Compiled = False,
+    chunk: Annotated[int | None, typer.Option(help="Queries at a time. Default: the method's.")] = None,
+    threads: Threads = None,
+    seed: Seed = 0,
+    data_root: DataRoot = None,
+    options: Options = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="Another checkout, measured in turns with this one into RUN-base; then `compare` the two."),
+    ] = None,
+    out: Out = Path("results"),
+    run_id: RunId = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of resuming.")] = False,
+) -> int:
+    """Measure time, memory and energy, one fresh process per cell, one row per repeat.
+
+    \b
+    cost --methods gsasr,liif --scales 2,4 --crop 240
+    cost --methods all --protocol table3 --datasets DIV2K --data-root ~/data --device cuda
+    cost --methods liif,ciaosr --scales 4 --sizes 64..512
+    """
+    flags = {name: value for name, value in locals().items() if name not in ("against", "out", "run_id", "fresh")}
+    from bench.cost.settings import make_cost_settings
+
+    flags["options"] = options or ()
+    settings = make_cost_settings(**flags)
+    return commands.cost(settings, out=out, run_id=run_id, fresh=fresh, against=against, program=_PROGRAM)
+
+
+@app.command()
+def compare(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="Run to compare with, or the folder of the baselines.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Run that may have become worse.")],
+    subset: Annotated[bool, typer.Option("--subset", help="Compare what both have, although NEW lacks some.")] = False,
+    allow_weights: Annotated[
+        bool, typer.Option("--allow-weights", help="Compare networks whose weights differ on purpose.")
+    ] = False,
+    pinned: Annotated[
+        bool,
+        typer.Option("--pinned", help="The device was ours alone, clocks fixed: gate time at +5 % instead of +25 %."),
+    ] = False,
+    markdown: Annotated[Path | None, typer.Option(help="Also write it as Markdown, for a pull request.")] = None,
+) -> int:
+    """Tell whether NEW is worse than BASE: scores per image, time, memory; exit 1 if it is.
+
+    \b
+    compare results/before results/after
+    compare results/baselines results/after --markdown comment.md
+    """
+    return commands.compare(
+        base, new, subset=subset, allow_weights=allow_weights, pinned=pinned, markdown_file=markdown
+    )
+
+
+baseline = typer.Typer(help="Committed results that later ones are compared with.", no_args_is_help=True)
+app.add_typer(baseline, name="baseline")
+
+
+@baseline.command(name="update")
+def baseline_update(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="A run's folder, of scores or of cost, or both.")],
+    reason: Annotated[str, typer.Option(help="Why the numbers may change; kept beside them.")],
+    folder: Annotated[Path, typer.Option(help="Folder of the baselines.")] = Path("results/baselines"),
+) -> int:
+    """Replace the committed baselines by the results of runs.
+
+    \b
+    baseline update results/after --reason "LIIF retrained for longer"
+    """
+    return commands.baseline_update(runs, folder, reason)
+
+
 @app.command(name="list")
 def list_(
     kind: Annotated[
@@ -176,6 +283,10 @@ def report(
         list[str] | None,
         typer.Option("--crop", metavar="TOP,LEFT,H,W", help="Detail of the figure in HR pixels; repeatable."),
     ] = None,
+    published: Annotated[bool, typer.Option("--published", help="Table 3: the paper's values beside ours.")] = False,
+    plots: Annotated[
+        bool, typer.Option("--plots", help="Table 3: also draw quality over time, memory, and growth with size.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for the files. Default: RUN/reports.")] = None,
 ) -> int:
     """Write the paper's table from the rows of a run, or a figure from its images.
@@ -183,12 +294,13 @@ def report(
     \b
     report results/gsasr-1a2b3c4d --format md,latex,csv
     report results/gsasr-1a2b3c4d --figure embedded/coffee/4
+    report results/cost-steady-1a2b3c4d --table 3 --published --plots
     """
     if crops and figure is None:
         raise typer.BadParameter("--crop belongs to --figure: name the image too.")
     if figure is not None:
         return commands.figure(run, figure, crops or (), out)
-    return commands.report(run, table, formats, out)
+    return commands.report(run, table, formats, out, published=published, plots=plots)
 
 
 @app.command()

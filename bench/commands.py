@@ -10,6 +10,7 @@ from methods.errors import UserError
 from methods.names import resolve
 
 if TYPE_CHECKING:
+    from bench.cost.settings import CostSettings
     from bench.runner import RunResult
     from bench.settings import RunSettings
 
@@ -85,16 +86,79 @@ def list_(kind: str, pattern: str, data_root: Path | None) -> int:
     return 0
 
 
-def report(run_folder: str, table: int, formats: str, out: Path | None) -> int:
+def report(run_folder: str, table: int, formats: str, out: Path | None, *, published: bool, plots: bool) -> int:
     """Write a report and print its Markdown and the files' paths."""
     from reports.tables import write_report
 
     chosen = [name.strip() for name in formats.split(",") if name.strip()]
-    files = write_report(_run_path(run_folder), table, chosen, out)
+    path = _run_path(run_folder)
+    files = write_report(path, table, chosen, out, published=published)
+    if plots:
+        from reports.cost_figures import write_cost_figures
+        from reports.scaling import has_sizes, write_scaling
+
+        if table != 3:
+            raise UserError("--plots draws what things cost: give --table 3 and a run of `cost`.")
+        files += write_scaling(path, out) if has_sizes(path) else write_cost_figures(path, out)
     for file in files:
         if file.suffix == ".md":
             print(file.read_text(encoding="utf-8"))
     print(*(f"Written: {file}" for file in files), sep="\n")
+    return 0
+
+
+def cost(settings: CostSettings, *, out: Path, run_id: str | None, program: str, **choices: Any) -> int:
+    """Measure; 3 if a cell failed."""
+    from bench.console import console
+    from bench.cost.run import measure_cost
+    from bench.cost.screen import cost_table
+    from bench.progress import for_screen
+
+    progress = for_screen()
+    try:
+        result = measure_cost(settings, out, run_id, progress=progress, **choices)
+    except KeyboardInterrupt:
+        progress.note("Interrupted; what is done is stored, and the same command goes on from there.")
+        raise
+    screen = console()
+    screen.print(cost_table(result.rows, settings.protocol))
+    counts = result.counts
+    failed = f", {counts['failed']} failed; see the reasons above and in the rows" if counts["failed"] else ""
+    screen.print(f"{counts['done']} of {counts['planned']} cells measured{failed}.", markup=False, soft_wrap=True)
+    if len(result.paths) > 1:
+        follow_up = f"compare {result.paths[0]} {result.paths[1]}"
+    else:
+        follow_up = f"report {result.paths[0]} --table 3 --published --plots"
+    screen.print(f"Results: {result.paths[-1]}", f"Next: {program} {follow_up}", sep="\n", markup=False, soft_wrap=True)
+    return result.exit_code
+
+
+def compare(base: str, new: str, *, subset: bool, allow_weights: bool, pinned: bool, markdown_file: Path | None) -> int:
+    """Print what differs; 1 if NEW is worse."""
+    from bench.comparison import compare as compare_runs
+    from bench.comparison import compare_with_baseline, is_baseline, markdown, screen_tables
+    from bench.console import console
+    from bench.files import write_atomic
+
+    first, second = _run_path(base), _run_path(new)
+    how = {"subset": subset, "allow_weights": allow_weights, "pinned": pinned}
+    found = (compare_with_baseline if is_baseline(first) else compare_runs)(first, second, **how)
+    screen = console()
+    for grid in screen_tables(found):
+        screen.print(grid)
+    screen.print(*found.sentences, sep="\n", markup=False, soft_wrap=True)
+    if markdown_file:
+        write_atomic(markdown_file, markdown(found).encode())
+        print(f"Written: {markdown_file}")
+    return CHECK_FAILED if found.regressed else 0
+
+
+def baseline_update(runs: Sequence[str], folder: Path, reason: str) -> int:
+    """Store what later results are compared with, and print the files."""
+    from bench.comparison import store_baseline
+
+    for run_folder in runs:
+        print(*(f"Written: {file}" for file in store_baseline(_run_path(run_folder), folder, reason)), sep="\n")
     return 0
 
 

@@ -66,6 +66,19 @@ def acceleration_name(channels_last: bool, compiled: bool) -> str:
     return "+".join(name for name, on in (("channels-last", channels_last), ("compile", compiled)) if on)
 
 
+def compute_facts(compute: Compute) -> dict[str, Any]:
+    """Where and how, as the manifest describes it."""
+    import torch
+
+    return {
+        "device": str(compute.device),
+        "dtype": compute.dtype_name,
+        "acceleration": acceleration_name(compute.channels_last, compute.compiled),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "threads": torch.get_num_threads(),
+    }
+
+
 def uncompiled(model: SRMethod) -> AbstractContextManager[object]:
     """While it is entered, a network runs as written, so that its operators can be followed one by one."""
     import torch

@@ -72,8 +72,7 @@ def super_resolve(
     """
     import torch
 
-    batch = torch.tensor(lr, device=compute.device).permute(2, 0, 1)[None].to(compute.dtype) / 255
-    batch = compute.arranged(batch)
+    batch = to_batch(lr, compute)
     chunks = _chunks(model, batch, out_size, scale, compute, max_memory)
     for chunk in chunks:
         torch.manual_seed(seed)
@@ -91,8 +90,16 @@ def super_resolve(
             if compute.device.type == "cuda":
                 torch.cuda.empty_cache()
         else:
-            return Inference(_checked(sr, out_size), chunk, seconds)
+            return Inference(checked(sr, out_size), chunk, seconds)
     raise OutOfMemory(f"Memory ran out on {compute.device} even with {chunks[-1]} queries at a time.")
+
+
+def to_batch(lr: npt.NDArray[np.uint8], compute: Compute) -> torch.Tensor:
+    """An 8-bit image (h, w, 3) as networks take it: (1, 3, h, w) in [0, 1], on the device, in its type."""
+    import torch
+
+    batch = torch.tensor(lr, device=compute.device).permute(2, 0, 1)[None].to(compute.dtype) / 255
+    return compute.arranged(batch)
 
 
 def _chunks(
@@ -154,7 +161,12 @@ def is_out_of_memory(error: Exception) -> bool:
     return any(words in str(error).lower() for words in ("out of memory", "not enough memory", "can't allocate memory"))
 
 
-def _checked(sr: Any, out_size: tuple[int, int]) -> npt.NDArray[np.float32]:
+def checked(sr: Any, out_size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """A method's output (1, 3, H, W) as an array (H, W, 3).
+
+    Raises:
+        MethodFault: it has another shape or type, or is not finite.
+    """
     import torch
 
     expected = (1, 3, *out_size)

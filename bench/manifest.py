@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench import env
-from bench.compute import acceleration_name
 from bench.keys import image_sha256
 from bench.metrics import METRICS
 from bench.plan import Plan
@@ -22,11 +21,11 @@ from methods.errors import UserError
 from methods.registry import encoder_spec, method_spec
 
 if TYPE_CHECKING:
-    from bench.compute import Compute
     from bench.data import Dataset
 
 SCHEMA_VERSION = 1
 State = Literal["running", "finished", "interrupted"]
+Kind = Literal["run", "cost"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +33,8 @@ class Manifest:
     """Content of `manifest.json`."""
 
     schema: int = SCHEMA_VERSION
+    kind: Kind = "run"
+    """Whose rows these are: `bench.rows.Row` or `bench.cost.rows.CostRow`."""
     run_id: str
     state: State
     partial: bool
@@ -58,6 +59,8 @@ class Manifest:
     environment: Mapping[str, Any]
     problems: tuple[str, ...]
     """Why some cells could not run."""
+    cost: Mapping[str, Any] | None = None
+    """Of a cost run: the cost protocol's whole content, sizes, switches, and this machine's ceilings."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """planned, done, skipped, failed images."""
     started: str
@@ -92,14 +95,24 @@ def count(planned: Iterable[str], rows: Mapping[str, Row]) -> dict[str, int]:
     }
 
 
-def describe(plan: Plan, run_id: str, compute: Compute, absent: Mapping[str, str], metrics: Iterable[str]) -> Manifest:
+def describe(
+    plan: Plan,
+    run_id: str,
+    *,
+    compute: Mapping[str, Any],
+    rasterizer: Mapping[str, Any],
+    absent: Mapping[str, str],
+    metrics: Iterable[str],
+    cost: Mapping[str, Any] | None = None,
+) -> Manifest:
     """The manifest of a run that starts now.
 
-    absent: {metric: why it cannot be computed}. metrics: names of all that were asked for.
+    compute, rasterizer: as the manifest has them. absent: {metric: why it cannot be computed}. metrics: names of all
+    that were asked for. cost: what a cost run adds.
     """
-    from kernels import choose
-
     return Manifest(
+        kind="run" if cost is None else "cost",
+        cost=cost,
         run_id=run_id,
         state="running",
         partial=plan.settings.limit is not None,
@@ -112,8 +125,8 @@ def describe(plan: Plan, run_id: str, compute: Compute, absent: Mapping[str, str
         datasets=_datasets(plan),
         checkpoints=_checkpoints(plan),
         metrics=tuple(_metric(name, absent.get(name)) for name in metrics),
-        compute=_compute(compute),
-        rasterizer=choose(compute.device, compute.dtype)._asdict(),
+        compute=compute,
+        rasterizer=rasterizer,
         environment=env.capture(),
         problems=plan.problems,
         started=utc_now(),
@@ -140,18 +153,6 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
 
 def _metric(name: str, absent: str | None) -> Mapping[str, Any]:
     return {"name": name, "implementation": None if absent else METRICS[name].identity(), "absent": absent}
-
-
-def _compute(compute: Compute) -> Mapping[str, Any]:
-    import torch
-
-    return {
-        "device": str(compute.device),
-        "dtype": compute.dtype_name,
-        "acceleration": acceleration_name(compute.channels_last, compute.compiled),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "threads": torch.get_num_threads(),
-    }
 
 
 def _named(specs: Iterable[Any]) -> tuple[Mapping[str, Any], ...]:

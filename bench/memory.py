@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -12,6 +13,7 @@ from methods.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from bench.tracking import Tracker
     from methods.base import SRMethod
 
 CHUNKS = (16384, 8192, 4096, 2048, 1024)
@@ -72,6 +74,18 @@ def peak_bytes(
 
 
 def _peak_bytes(model: SRMethod, lr: Tensor, out_size: Any, scale: Any, chunk: int | None) -> int:
+    try:
+        tracker = _track(model, lr, out_size, scale, chunk)
+    except (RuntimeError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise NoEstimate(f"How much memory it needs cannot be told ({reason}): leave out --max-memory.") from error
+    state = (*model.parameters(), *model.buffers())
+    peak: int = tracker.peak + lr.nbytes + sum(value.nbytes for value in state)
+    return peak
+
+
+def _track(model: SRMethod, lr: Tensor, out_size: Any, scale: Any, chunk: int | None) -> Tracker:
+    """Run on the meta device, where nothing is computed, and count."""
     import torch
     from torch.func import functional_call
 
@@ -80,14 +94,41 @@ def _peak_bytes(model: SRMethod, lr: Tensor, out_size: Any, scale: Any, chunk: i
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     ghosts = {name: torch.empty_like(value, device="meta") for name, value in state.items()}
     image = torch.empty_like(lr, device="meta")
+    with uncompiled(model), torch.inference_mode(), tracking() as tracker:
+        functional_call(model, ghosts, (image, out_size, scale), {"chunk": chunk})
+    return tracker
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an inference does, as far as it can be told without computing."""
+
+    macs: int
+    """Multiply-adds of matrix products and convolutions."""
+    encoder_size: tuple[int, int] | None
+    """(h, w) of the image that the encoder sees, padding included; None for methods without one."""
+
+
+def count_work(
+    model: SRMethod,
+    lr: Tensor,
+    out_size: tuple[int, int],
+    scale: float | tuple[float, float] | None,
+    chunk: int | None = None,
+) -> Work:
+    """Count an inference on the meta device; arguments and errors as `peak_bytes`."""
+    seen: list[tuple[int, int]] = []
+    encoder = getattr(model, "encoder", None)
+    hook = encoder and encoder.register_forward_pre_hook(lambda _, images: seen.append(tuple(images[0].shape[-2:])))
     try:
-        with uncompiled(model), torch.inference_mode(), tracking() as tracker:
-            functional_call(model, ghosts, (image, out_size, scale), {"chunk": chunk})
+        macs = _track(model, lr, out_size, scale, chunk).macs
     except (RuntimeError, NotImplementedError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise NoEstimate(f"How much memory it needs cannot be told ({reason}): leave out --max-memory.") from error
-    peak: int = tracker.peak + lr.nbytes + sum(value.nbytes for value in state.values())
-    return peak
+        raise NoEstimate(f"What it computes cannot be counted ({reason}).") from error
+    finally:
+        if hook:
+            hook.remove()
+    return Work(macs, seen[0] if seen else None)
 
 
 def choose_chunk(

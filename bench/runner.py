@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.cache import PairCache
-from bench.compute import Compute, prepare_torch, ready
+from bench.compute import Compute, compute_facts, prepare_torch, ready
 from bench.files import safe_name
 from bench.images import write_png
 from bench.inference import OutOfMemory, super_resolve
@@ -120,12 +120,22 @@ class _Evaluation:
         progress: Progress,
     ) -> None:
         self.plan, self.folder, self.progress, self.choices = plan, folder, progress, choices
+        from kernels import choose
+
         self.cells = [cell for cell in plan.cells if not cell.problem]
         wanted = dict.fromkeys(name for cell in self.cells for name in self._metrics(cell))
         self.absent = unavailable(wanted)
         self.rows = {row.row_key: row for row in folder.rows()}
         self.pairs = PairCache(plan.protocol)
-        self.manifest = describe(plan, run_id, choices.compute, self.absent, wanted)
+        compute = choices.compute
+        self.manifest = describe(
+            plan,
+            run_id,
+            compute=compute_facts(compute),
+            rasterizer=choose(compute.device, compute.dtype)._asdict(),
+            absent=self.absent,
+            metrics=wanted,
+        )
 
     def run(self) -> RunResult:
         """Do what is left and write the manifest, also when interrupted."""

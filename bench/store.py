@@ -156,7 +156,7 @@ def _parquet(rows: Iterable[StoredRow], row_kind: type[StoredRow]) -> bytes:
     import pyarrow as pa
     from pyarrow import parquet
 
-    types = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+    types = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
     hints = get_type_hints(row_kind)
 
     def field_of(name: str, doc: str) -> Any:

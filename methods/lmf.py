@@ -203,7 +203,8 @@ class Modulated(ImplicitMethod):
             if slots[0].pixel.numel():
                 colors = _Renderer(self, table, cell).points(*slots, chunk)
                 running = queries.sample(running)
-                running[:, chosen] = colors + queries.sample(image)[:, chosen] if self.skip else colors
+                fresh = colors + queries.sample(image)[:, chosen] if self.skip else colors
+                running[:, chosen] = fresh.to(running.dtype)  # autocast may have halved the decoder's alone
         final = (grid[0].out, grid[1].out)
         if tuple(running.shape[1:]) == final:
             return running

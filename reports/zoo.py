@@ -87,7 +87,7 @@ def _with_earlier(scores: pd.DataFrame, weights: pd.DataFrame, folder: Path) -> 
         return scores
     new = scores.astype({"dataset": str})
     both = pd.concat([earlier, new]).drop_duplicates(_IMAGE, keep="last")
-    both["dataset"] = pd.Categorical(both["dataset"], dict.fromkeys([*earlier["dataset"], *new["dataset"]]))
+    both["dataset"] = pd.Categorical(both["dataset"], pd.concat([earlier["dataset"], new["dataset"]]).unique())
     return both.sort_values(_IMAGE, kind="stable")[list(scores.columns)]
 
 

@@ -84,6 +84,11 @@ class Gpu:
         """Whether the GPU is split by MIG: clocks, power and energy are shared with other instances."""
         return self._instance is not self._board
 
+    @property
+    def uuid(self) -> str | None:
+        """As NVML writes it, with GPU- or MIG- before it; None where the driver does not tell."""
+        return self._try(lambda: str(self._nvml.nvmlDeviceGetUUID(self._ours())))[0]
+
     def used_mib(self) -> Reading:
         """Used memory in MiB, of all processes, with what the driver reserves for itself.
 

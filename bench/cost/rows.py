@@ -53,9 +53,7 @@ class CostRow(StoredRow):
     device_ms: float | None = column("CUDA events around the same work", default=None)
     cpu_ms: float | None = column("CPU time of the process, all threads", default=None)
     calibration_ms: float | None = column("calibration workload, timed right before the repeat", default=None)
-    alloc_peak_mib: float | None = column(
-        "peak of torch's CUDA allocator less what was allocated before (weights, input)", default=None
-    )
+    alloc_peak_mib: float | None = column("peak of torch's CUDA allocator, weights and input in it", default=None)
     reserved_peak_mib: float | None = column("peak of what torch's CUDA allocator held", default=None)
     rss_peak_mib: float | None = column("peak resident memory of the cell's process", default=None)
     rss_base_mib: float | None = column("the same, before the network was loaded", default=None)
@@ -66,6 +64,7 @@ class CostRow(StoredRow):
     power_w: float | None = column("mean board power over the cell", default=None)
     temperature_c: float | None = column("highest GPU temperature over the cell", default=None)
     throttled: str | None = column("reasons for throttled clocks over the cell, comma list; empty: none", default=None)
+    other_processes: int | None = column("other compute processes on the device", default=None)
     energy_j: float | None = column("energy of the board per image, over a block of back-to-back repeats", default=None)
     energy_source: str | None = column("counter, or samples (power integrated over time)", default=None)
 
@@ -90,3 +89,12 @@ class CostRow(StoredRow):
         precision = self.dtype, self.acceleration, self.tf32, self.autotune, self.threads or 0, self.device
         work = self.dataset, self.scale, self.crop, self.fallback, self.tile or 0
         return (self.protocol, *network, *precision, *work, self.row_key, self.repeat)
+
+
+def peak_mib(row: CostRow) -> float | None:
+    """The memory that tables show: of the allocator on a GPU, else resident memory beyond that of an empty process."""
+    if row.alloc_peak_mib is not None:
+        return row.alloc_peak_mib
+    if row.rss_peak_mib is None or row.rss_base_mib is None:
+        return None
+    return row.rss_peak_mib - row.rss_base_mib

@@ -14,6 +14,7 @@ from bench.parity.cases import Array, CannotRun, Case, Check, method_name
 from bench.parity.weights import fill
 from kernels import available_backends, dmax_to_window, from_kernel_units, rasterize
 from methods import build, method_spec
+from methods.base import SRMethod
 from methods.encoders import build_encoder
 from methods.errors import UserError
 from methods.loading import method_class
@@ -36,6 +37,19 @@ _ENCODER_HPARAMS = {
 
 def check_method(case: Case) -> list[Check]:
     """A whole method: LR to image, and the intermediate arrays that both sides have."""
+    ours = method_arrays(case, method_model(case))
+    rest = case.arrays.keys() - ours.keys() - case.spec["state_dict"].keys() - {"lr"}
+    aside = f" (not compared: {', '.join(sorted(rest))})" if rest else ""
+    shared = ["out", *(key for key in case.arrays if key in ours and key != "out")]
+    return [_compare(key + aside, ours[key], case.arrays[key], _rtol(case, key)) for key in shared]
+
+
+def method_model(case: Case) -> SRMethod:
+    """The network of a method's case, with its weights.
+
+    Raises:
+        CannotRun: this version has no such network.
+    """
     name, backbone = method_name(case), case.spec["backbone"]
     if name is None:
         raise CannotRun(f"no method called {case.spec['method']} in this version")
@@ -44,14 +58,16 @@ def check_method(case: Case) -> list[Check]:
     config = {**case.spec, **case.spec["config"]}
     model = build(name, backbone, **method_class(name).reference_hparams(config)).eval()
     _load(model, model.from_reference(_reference_state(case)))
+    return model
+
+
+def method_arrays(case: Case, model: SRMethod, device: str | torch.device = "cpu") -> dict[str, Tensor]:
+    """What a network on `device` makes of a case's inputs; the arrays stay there."""
     given = {key: torch.from_numpy(value) for key, value in case.arrays.items() if key not in case.spec["state_dict"]}
+    given = {key: value.to(device) for key, value in given.items()}
     height, width = case.spec["out_size"]
     with torch.inference_mode():
-        ours = model.reference_arrays(given["lr"], (height, width), _pair(case.spec["scale"]), given)
-    rest = case.arrays.keys() - ours.keys() - case.spec["state_dict"].keys() - {"lr"}
-    aside = f" (not compared: {', '.join(sorted(rest))})" if rest else ""
-    shared = ["out", *(key for key in case.arrays if key in ours and key != "out")]
-    return [_compare(key + aside, ours[key], case.arrays[key], _rtol(case, key)) for key in shared]
+        return model.reference_arrays(given["lr"], (height, width), _pair(case.spec["scale"]), given)
 
 
 def check_encoder(case: Case) -> list[Check]:
