@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -111,20 +112,48 @@ class Peeking(Nearest):
         return super().render(feat, *args, **kwargs) * float(feat.max() <= 1)
 
 
+class Fickle(Nearest):
+    """Brighter every other time."""
+
+    def render(self, *args: Any, **kwargs: Any) -> Tensor:
+        image = super().render(*args, **kwargs)
+        return image + 0.5 * (type(self).calls % 2)
+
+
+class Vanishing(Nearest):
+    """Its process is killed at the third image, as the system does when memory runs out."""
+
+    def render(self, *args: Any, **kwargs: Any) -> Tensor:
+        image = super().render(*args, **kwargs)
+        if not image.is_meta and type(self).calls > 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return image
+
+
+class Leaving(Nearest):
+    """Its process ends as soon as it computes."""
+
+    def render(self, *args: Any, **kwargs: Any) -> Tensor:
+        if not args[0].is_meta:
+            os._exit(7)
+        return super().render(*args, **kwargs)
+
+
 def spec(cls: type[SRMethod]) -> MethodSpec:
     name = cls.__name__.lower()
     return MethodSpec(name, cls.__name__, "none", f"stub_methods:{cls.__name__}", (), 50, learned=False)
 
 
-slow = spec(Slow)
+slow, hungry, starving, fickle, vanishing, leaving = map(spec, (Slow, Hungry, Starving, Fickle, Vanishing, Leaving))
 
 
-def plug_in(folder: Path) -> dict[str, str]:
-    """Install `slow` as a plug-in under `folder`; returns the environment in which a new interpreter finds it."""
+def plug_in(folder: Path, *names: str) -> dict[str, str]:
+    """Install `slow`, or others, as plug-ins under `folder`; returns the environment in which new interpreters find them."""
     info = folder / "stubs-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stubs\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[asrbench.methods]\nslow = stub_methods:slow\n")
+    entries = [f"{name} = stub_methods:{name}\n" for name in names or ("slow",)]
+    (info / "entry_points.txt").write_text("[asrbench.methods]\n" + "".join(entries))
     root = Path(__file__).resolve().parents[2]
     paths = [str(folder), str(Path(__file__).parent), str(root), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
