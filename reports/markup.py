@@ -45,6 +45,7 @@ class Markup:
     best: str
     second: str
     missing: str
+    noted: str
     higher: str
     lower: str
     strong: str
@@ -82,6 +83,7 @@ MARKDOWN = Markup(
     best="**{}**",
     second="<u>{}</u>",
     missing="—<sup>{}</sup>",
+    noted="{}<sup>{}</sup>",
     higher="{} ↑",
     lower="{} ↓",
     strong="**{}**",
@@ -93,6 +95,7 @@ LATEX = Markup(
     best=r"\textbf{{{}}}",
     second=r"\underline{{{}}}",
     missing=r"\textemdash\textsuperscript{{{}}}",
+    noted=r"{}\textsuperscript{{{}}}",
     higher=r"{} $\uparrow$",
     lower=r"{} $\downarrow$",
     strong=r"\textbf{{{}}}",

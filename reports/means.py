@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,8 +64,8 @@ def _block_scores(run: Run, backbone: str, rows: pd.DataFrame) -> Iterable[dict[
             for metric in METRICS:
                 key = {"backbone": backbone, "dataset": dataset, "scale": scale, "metric": metric.name}
                 scores = [_score(of_method[method], len(images), metric) for method in methods]
-                marks = _marks([score["mean"] for score in scores], metric)
-                for method, score, mark in zip(methods, scores, marks, strict=True):
+                ranks = marks([score["mean"] for score in scores], metric)
+                for method, score, mark in zip(methods, scores, ranks, strict=True):
                     yield key | {"method": method} | score | {"mark": mark}
 
 
@@ -94,7 +94,8 @@ def own_reason(reason: str, metric: Metric) -> str:
     return found[1].rstrip(".") if found else ""
 
 
-def _marks(means: list[float], metric: Metric) -> list[str]:
+def marks(means: Sequence[float], metric: Metric) -> list[str]:
+    """Best, second or empty for each value, NaN never; ties in the printed digits share."""
     printed = [float(metric.format(mean)) for mean in means]
     ranked = sorted({value for value in printed if value == value}, reverse=metric.higher_is_better)
     names = dict(zip(ranked, ("best", "second"), strict=False)) if len(printed) > 1 else {}

@@ -1,10 +1,10 @@
-"""Reading a run: its manifest and its rows, one per scored image."""
+"""Reading a run: its manifest and its rows, one per scored image (of a cost run: one per timed inference)."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,13 @@ SCORES = ("psnr_y", "ssim_y", "lpips", "dists", "psnr_rgb")
 PLACE = ("protocol", "dataset", "method", "backbone", "weights", "options", "scale", "image")
 """What a row is about; of several with the same, the last appended counts (a retry, or new weights of an old name)."""
 _TEXT = ["method", "backbone", "weights", "dataset", "image", "options", "reason", "checkpoint_sha256"]
+_KINDS = {"quality": ("scores", "bench run"), "cost": ("cost", "bench cost")}
+"""What manifests call a run: what it holds, and which command makes one."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run's manifest and rows, one row per image of a cell."""
+    """One run's manifest and rows, one row per image of a cell; of a cost run, one per timed inference."""
 
     path: Path
     manifest: dict[str, Any]
@@ -46,7 +48,8 @@ class Run:
             return "the run has not finished"
         counts = self.manifest.get("counts") or {}
         planned, tried = counts.get("planned", 0), sum(counts.get(kind, 0) for kind in ("done", "skipped", "failed"))
-        return f"{tried} of {planned} planned images were run" if tried < planned else None
+        what = "cells" if kind_of(self.manifest) == "cost" else "images"
+        return f"{tried} of {planned} planned {what} were run" if tried < planned else None
 
     def titles(self, kind: str) -> dict[str, str]:
         """Names to titles of the rows' methods, backbones or datasets (`kind`): the manifest's order, then theirs."""
@@ -64,22 +67,45 @@ class Run:
 
 
 def load_run(path: str | Path) -> Run:
-    """Read `results/<run_id>/`.
+    """Read `results/<run_id>/` of a quality run.
 
     The JSON lines are preferred to the Parquet file, which is written only when a run ends.
 
     Raises:
-        ReportError: there is no such run, a file is damaged, or the rows mix protocols or weights.
+        ReportError: there is no such run, it holds cost, a file is damaged, or the rows mix protocols or weights.
+    """
+    run = read_run(path, "quality")
+    rows = _tidy(run.rows, run.path)
+    refuse_several(rows, "protocol", run.path)
+    refuse_other_networks(rows, run.path)
+    return replace(run, rows=rows)
+
+
+def read_run(path: str | Path, kind: str) -> Run:
+    """A run of this kind with its rows as they were written, of which there is at least one.
+
+    Raises:
+        ReportError: there is no such run, it is of the other kind or has no rows, or a file is damaged.
     """
     path = Path(path)
+    holds, command = _KINDS[kind]
     if not path.is_dir():
         raise ReportError(
-            f"There is no run folder {str(path)!r}: give one that `bench run` made, such as results/<run_id>."
+            f"There is no run folder {str(path)!r}: give one that `{command}` made, such as results/<run_id>."
         )
     manifest = _read_manifest(path / "manifest.json")
-    rows = _tidy(_read_rows(path), path)
-    _refuse_mixtures(rows, path)
+    if (found := kind_of(manifest)) != kind:
+        other = _KINDS.get(found, (found, ""))[0]
+        raise ReportError(f"The run {str(path)!r} holds {other}, not {holds}: make one with `{command}`.")
+    rows = _read_rows(path)
+    if rows.empty:
+        raise ReportError(f"The run {str(path)!r} has no rows yet: let `{command}` finish an image first.")
     return Run(path, manifest, rows)
+
+
+def kind_of(manifest: dict[str, Any]) -> str:
+    """What a manifest is of: quality or cost."""
+    return str(manifest.get("kind") or "quality")
 
 
 def _read_manifest(file: Path) -> dict[str, Any]:
@@ -117,27 +143,60 @@ def _read_log(log: Path) -> Iterator[dict[str, Any]]:
                 raise ReportError(f"Line {number} of {str(log)!r} is not a row: repeat the run with --fresh.") from None
 
 
+def require(rows: pd.DataFrame, columns: Iterable[str], path: Path) -> None:
+    """Refuse rows that lack a column.
+
+    Raises:
+        ReportError: they do.
+    """
+    if lacking := [column for column in columns if column not in rows]:
+        raise ReportError(
+            f"The rows of {str(path)!r} lack {', '.join(lacking)}: give a run that this version of bench made."
+        )
+
+
+def with_text(rows: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """The rows with these columns as text, empty where there is none."""
+    rows = rows.reindex(columns=list(dict.fromkeys([*rows, *columns])))
+    rows[list(columns)] = rows[list(columns)].map(lambda value: "" if pd.isna(value) else str(value))
+    return rows
+
+
+def with_numbers(rows: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """The rows with these columns as float64, NaN where there is no number."""
+    rows = rows.reindex(columns=list(dict.fromkeys([*rows, *columns])))
+    rows[list(columns)] = rows[list(columns)].astype("float64")
+    return rows
+
+
 def _tidy(rows: pd.DataFrame, path: Path) -> pd.DataFrame:
-    if rows.empty:
-        raise ReportError(f"The run {str(path)!r} has no rows yet: let `bench run` score an image first.")
-    lacking = [column for column in (*PLACE, "status") if column not in rows]
-    if lacking:
-        raise ReportError(f"The rows of {str(path)!r} lack {', '.join(lacking)}: give a run that `bench run` made.")
-    rows = rows.reindex(columns=list(dict.fromkeys([*rows, *SCORES, *_TEXT])))
-    rows[_TEXT] = rows[_TEXT].map(lambda value: "" if pd.isna(value) else str(value))
-    rows[list(SCORES)] = rows[list(SCORES)].astype("float64")
+    require(rows, (*PLACE, "status"), path)
+    rows = with_numbers(with_text(rows, _TEXT), SCORES)
     if "row_key" in rows:  # of a network that could not be loaded at first, options and so the place may differ
         rows = rows.drop_duplicates("row_key", keep="last")
     return rows.drop_duplicates(list(PLACE), keep="last", ignore_index=True)
 
 
-def _refuse_mixtures(rows: pd.DataFrame, path: Path) -> None:
-    protocols = rows["protocol"].unique()
-    if len(protocols) > 1:
-        names = " and ".join(map(str, protocols))
+def refuse_several(rows: pd.DataFrame, column: str, path: Path) -> None:
+    """Refuse rows of several protocols (`column` names the kind).
+
+    Raises:
+        ReportError: there are several.
+    """
+    found = rows[column].unique()
+    if len(found) > 1:
         raise ReportError(
-            f"The rows of {str(path)!r} mix the protocols {names}, whose numbers do not compare: split the run."
+            f"The rows of {str(path)!r} mix the {column}s {' and '.join(map(str, found))}, whose numbers do not "
+            "compare: split the run."
         )
+
+
+def refuse_other_networks(rows: pd.DataFrame, path: Path) -> None:
+    """Refuse rows in which one method with one backbone has several weights or options.
+
+    Raises:
+        ReportError: one has.
+    """
     for what in ("weights", "checkpoint_sha256", "options"):
         kinds = rows[["method", "backbone", what]].drop_duplicates()
         for (method, backbone), group in kinds.groupby(["method", "backbone"]):

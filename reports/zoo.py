@@ -13,6 +13,7 @@ from tabulate import tabulate
 
 from reports.errors import ReportError
 from reports.files import write_atomic
+from reports.plots import new_figure, styles
 from reports.rows import load_run
 
 _PUBLISHED = Path(__file__).parent / "published"
@@ -129,8 +130,8 @@ def write_page(
     scores = read_scores(folder, entries)
     logs = {path.stem: pd.read_csv(path) for path in sorted((folder / LOGS).glob("*.csv"))}
     titles = dict(zip(scores["method"], scores["title"], strict=True))
-    curves = {title: logs[method] for method, title in titles.items() if method in logs}
-    write_atomic(out / "zoo-curves.png", draw_curves(curves))
+    curves = {method: logs[method] for method in titles if method in logs}
+    write_atomic(out / "zoo-curves.png", draw_curves(curves, titles))
     text = StringIO()
     for part in (
         "<!-- Written by `python -m bench zoo`; train, score and write again instead of editing. -->\n",
@@ -274,25 +275,22 @@ def _costs(entries: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> s
     return tabulate(lines, headings, "pipe", disable_numparse=True, colalign=align) + "\n"
 
 
-def draw_curves(logs: Mapping[str, pd.DataFrame]) -> bytes:
-    """Validation PSNR over CPU time, a panel per scale, as PNG.
+def draw_curves(logs: Mapping[str, pd.DataFrame], titles: Mapping[str, str]) -> bytes:
+    """Validation PSNR over CPU time, a panel per scale, as PNG; logs and titles by method.
 
     Raises:
         ReportError: matplotlib is not installed, or there are no logs.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ReportError("Curves need matplotlib: install it with `pip install 'asrbench[train]'`.") from None
     columns = list(dict.fromkeys(c for log in logs.values() for c in log.columns if c.startswith("psnr_y_x")))
     if not columns:
         raise ReportError("There are no training logs with validation scores: keep them as logs/METHOD.csv.")
-    figure = Figure(figsize=(3.2 * len(columns) + 1.6, 3.6), layout="constrained")
+    figure, looks = new_figure(3.2 * len(columns) + 1.6, 3.6), styles(list(logs))
     panels: Any = figure.subplots(1, len(columns), squeeze=False)[0]
     for panel, column in zip(panels, columns, strict=True):
-        for title, log in logs.items():
+        for method, log in logs.items():
             scored = log.dropna(subset=[column])
-            panel.plot(scored["cpu_seconds"] / 60, scored[column], "o-", markersize=2.5, linewidth=1.2, label=title)
+            look = {"color": looks[method].color, "marker": looks[method].marker, "label": titles[method]}
+            panel.plot(scored["cpu_seconds"] / 60, scored[column], markersize=3, linewidth=1.2, **look)
         panel.set_title("×" + column.removeprefix("psnr_y_x"), loc="left", fontsize="medium")
         panel.set_xlabel("minutes of one CPU thread")
         panel.spines[["top", "right"]].set_visible(False)
