@@ -13,7 +13,7 @@ from reports.documents import weights_text
 from reports.means import Metric
 from reports.rows import Run
 
-CUDA_MEMORY = "peak of torch's CUDA allocator less what was allocated before, weights and input"
+CUDA_MEMORY = "peak of torch's CUDA allocator, weights and input in it"
 HOST_MEMORY = "peak resident memory of the process less that before the network was loaded"
 _PAPER = (
     "After the slash: the paper's values, measured on one NVIDIA A100 under the paper's protocol (every patch once, "
