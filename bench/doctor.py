@@ -21,6 +21,8 @@ from methods.errors import UserError
 Verdict = Literal["ok", "note", "problem"]
 """A note is something that the main job does without."""
 OLDEST_PYTHON = (3, 11)
+_SPEED_SECONDS = 0.03
+"""For each of the rates that tell the machine's speed, which here need not be exact."""
 
 
 class Finding(NamedTuple):
@@ -32,12 +34,12 @@ class Finding(NamedTuple):
 
 
 def doctor(data_root: Path | None = None, out: Path = Path("results")) -> list[Finding]:
-    """Examine Python, packages, weights, images, metrics, data, GPU, rasterizer, the results folder and import names.
+    """Examine Python, packages, weights, images, metrics, data, GPU, rasterizer, speed, results folder, import names.
 
     Imports torch, on which the rasterizer's backends depend. Whatever is found, nothing is raised.
     """
     findings: list[Finding] = []
-    for check in (_python, _packages, _names, _weights, _metrics, _gpu, _rasterizer):
+    for check in (_python, _packages, _names, _weights, _metrics, _gpu, _rasterizer, _speed):
         findings.extend(_guarded(check))
     findings.extend(_guarded(lambda: _datasets(data_root)))
     findings.extend(_guarded(lambda: _writable(out)))
@@ -147,6 +149,17 @@ def _rasterizer_on(device: str, check: str) -> Iterator[Finding]:
     for name, why in missing.items():
         if f"{name} {why}" not in f"{chosen.reason}.":
             yield Finding(check, "note", f"{name} {why}")
+
+
+def _speed() -> Iterator[Finding]:
+    import torch
+
+    from bench.cost.ceilings import ceilings_sentence, measure_ceilings
+
+    for device, check in (("cpu", "speed"), ("cuda", "speed on the GPU")):
+        if device == "cpu" or torch.cuda.is_available():
+            ceilings = measure_ceilings(torch.device(device), _SPEED_SECONDS)
+            yield Finding(check, "ok", f"{ceilings_sentence(ceilings)}.")
 
 
 def _writable(out: Path) -> Iterator[Finding]:

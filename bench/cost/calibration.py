@@ -1,7 +1,10 @@
 """A fixed workload that tells how fast this machine is right now, so that speed can be given in its units.
 
 On shared machines the speed changes from one moment to the next, by other people's work and by clock rates. The
-workload is timed right before every repeat; of latency / calibration, most of that is gone.
+workload is timed right before every repeat; in medians of latency / calibration most of that is gone, as long as every
+thread has a core: two other processes on two cores slowed LIIF 2.4 to 2.9 times with one thread, and changed the
+quotient by a factor of 1.0 to 1.15; with two threads these were 4.1 and 1.5. Single quotients scatter nearly as widely
+as latencies.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ def calibrate(device: torch.device, repeats: int = 1) -> float:
     """Milliseconds that the workload takes now, the mean of some repeats; the first call on a device also warms up.
 
     One round is a 3x3 convolution (windows gathered, then multiplied), a layer for every pixel and a GELU: what
-    networks do. It is float32 without TF32 and autocast, in memory that is allocated once (19 MiB), by torch's present
+    networks do. It is float32 without TF32 and autocast, in memory that is allocated once (20 MiB), by torch's present
     number of threads, and asks neither cuDNN nor oneDNN for an algorithm. The mean, because the inference that follows
     is slowed by the mean load of its time as well: the fastest repeat would hide what is to be divided out. Call it
     once before base lines of memory are read, and reset peaks after it.
