@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 SOME_FAILED = 3
 CHECK_FAILED = 1
+FEWEST_SIZES = 3
+"""For a law of growth."""
 
 
 def run(
@@ -125,6 +127,8 @@ def cost(settings: CostSettings, *, out: Path, run_id: str | None, program: str,
     counts = result.counts
     failed = f", {counts['failed']} failed; see the reasons above and in the rows" if counts["failed"] else ""
     screen.print(f"{counts['done']} of {counts['planned']} cells measured{failed}.", markup=False, soft_wrap=True)
+    if len(settings.crops) >= FEWEST_SIZES:
+        _print_growth(result.paths[-1])
     if len(result.paths) > 1:
         follow_up = f"compare {result.paths[0]} {result.paths[1]}"
     else:

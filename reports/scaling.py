@@ -53,6 +53,15 @@ def write_scaling(
     return files
 
 
+def has_sizes(run_dir: str | Path) -> bool:
+    """Whether a cost run has patches of several sizes.
+
+    Raises:
+        ReportError: as `write_scaling`, but for the number of sizes.
+    """
+    return int(load_cost_run(run_dir).rows["crop"].nunique()) > 1
+
+
 def draw(run: Run, group: Group) -> Figure:
     """Time and memory over output pixels, both logarithmic: points, the fits, and a grey line of slope 1."""
     titles = run.titles("methods")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench.console import table
 from bench.cost.rows import CostRow, peak_mib
+from methods.registry import list_methods
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,7 +25,10 @@ def cost_table(rows: Sequence[CostRow], protocol: CostProtocol) -> Table:
     right = tuple(f"x{scale:g}" for scale in scales)
     title = f"{protocol.name}: {protocol.statistic} of the repeats in ms, peak memory in MiB"
     grid = table(title, "network", "patch", *right, right=right)
-    lines = dict.fromkeys((row.method, row.backbone, row.crop, row.fallback) for row in rows)
+    order = {spec.name: spec.order for spec in list_methods()}
+    lines = sorted(
+        {(row.method, row.backbone, row.crop, row.fallback) for row in rows}, key=lambda line: (order[line[0]], *line)
+    )
     for method, backbone, crop, fallback in lines:
         own = [
             row
