@@ -199,7 +199,7 @@ def cost(
 
     \b
     cost --methods gsasr,liif --scales 2,4 --crop 240
-    cost --methods all --protocol table3 --datasets DIV2K --data-root ~/data --device cuda
+    cost --methods all --protocol table3 --datasets DIV2K100 --data-root ~/data --device cuda
     cost --methods liif,ciaosr --scales 4 --sizes 64..512
     """
     flags = {name: value for name, value in locals().items() if name not in ("against", "out", "run_id", "fresh")}
@@ -208,6 +208,54 @@ def cost(
     flags["options"] = options or ()
     settings = make_cost_settings(**flags)
     return commands.cost(settings, out=out, run_id=run_id, fresh=fresh, against=against, program=_PROGRAM)
+
+
+@app.command()
+def device(
+    name: Annotated[str, typer.Option("--device", help="cuda, cuda:1, or cpu to try it out.")] = "cuda",
+    methods: Methods = "all",
+    backbones: Backbones = "edsr-baseline",
+    weights: Weights = "random",
+    scales: Scales = "2,3,4,6,8,12",
+    protocol: Annotated[str, typer.Option(help="steady, or table3 as the paper does.")] = "steady",
+    crop: Annotated[
+        int | None, typer.Option(help="Side of the square GT patches. Default: the protocol's 720.")
+    ] = None,
+    warmups: Annotated[int | None, typer.Option(help="Default: the protocol's.")] = None,
+    repeats: Annotated[int | None, typer.Option(help="Default: the protocol's.")] = None,
+    datasets: Datasets = "embedded",
+    data_root: DataRoot = None,
+    cases: Annotated[list[Path] | None, typer.Option(help="Folders of parity cases. Default: tests/parity.")] = None,
+    out: Out = Path("results"),
+    run_id: Annotated[str, typer.Option(help="Name of the run's folder.")] = "device",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of resuming.")] = False,
+    page: Annotated[Path, typer.Option(help="Folder for <device>.json and <device>.md.")] = Path("results/gpu"),
+) -> int:
+    """Measure a GPU once for all: parity of every method in float32, TF32 and bfloat16, then Table 3 at full size.
+
+    \b
+    device
+    device --methods gsasr,liif --scales 4 --repeats 10
+    """
+    from bench.cost.settings import make_cost_settings
+
+    settings = make_cost_settings(
+        methods=methods,
+        backbones=backbones,
+        weights=weights,
+        scales=scales,
+        protocol=protocol,
+        crop=crop,
+        warmups=warmups,
+        repeats=repeats,
+        datasets=datasets,
+        data_root=data_root,
+        device=name,
+        metrics="psnr_y",
+    )
+    return commands.device(
+        settings, out=out, run_id=run_id, fresh=fresh, cases=cases or [Path("tests/parity")], page=page
+    )
 
 
 @app.command()

@@ -137,6 +137,31 @@ def cost(settings: CostSettings, *, out: Path, run_id: str | None, program: str,
     return result.exit_code
 
 
+def _print_growth(path: Path) -> None:
+    """Print how cost grows with size, and where the plots are; what stands in the way does not fail the run."""
+    from reports.errors import ReportError
+    from reports.scaling import write_scaling
+
+    try:
+        files = write_scaling(path, formats=["md"])
+    except ReportError as error:
+        print(error)
+        return
+    print(files[0].read_text(encoding="utf-8"), *(f"Written: {file}" for file in files), sep="\n")
+
+
+def device(settings: CostSettings, *, out: Path, run_id: str, fresh: bool, cases: Sequence[Path], page: Path) -> int:
+    """Measure a device and print where its page is; 1 if a method differs from its reference, 3 if a cell failed."""
+    from bench.cost.device import differing, measure_device
+    from bench.files import safe_name
+    from bench.progress import for_screen
+    from reports.device import write_device_page
+
+    result = measure_device(settings, out, safe_name(run_id, "run id"), cases=cases, fresh=fresh, progress=for_screen())
+    print(*(f"Written: {file}" for file in write_device_page(result.paths[-1], page)), sep="\n")
+    return result.exit_code or (CHECK_FAILED if differing(result.paths[-1]) else 0)
+
+
 def compare(base: str, new: str, *, subset: bool, allow_weights: bool, pinned: bool, markdown_file: Path | None) -> int:
     """Print what differs; 1 if NEW is worse."""
     from bench.comparison import compare as compare_runs

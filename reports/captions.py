@@ -74,8 +74,15 @@ def settings_text(block: CostBlock) -> str:
     return ", ".join(parts)
 
 
+def random_weights(cells: pd.DataFrame) -> bool:
+    """Whether no network was trained."""
+    return "random" in set(cells["weights"]) and set(cells["weights"]) <= {"random", "none", ""}
+
+
 def _missing(cells: pd.DataFrame, shown: Sequence[Metric]) -> list[str]:
     """Sentences on the scores that have no value anywhere; the remedy, behind the colon, is of no use to readers."""
+    if random_weights(cells):
+        return ["Scores of random weights mean nothing and are left out; cost does not depend on weights."]
     sentences = []
     for metric in COST_METRICS:
         if metric not in shown and metric not in (TIME, MEMORY):

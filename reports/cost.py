@@ -108,8 +108,8 @@ def cost_protocol(run: Run) -> dict[str, Any]:
 def summarise(run: Run) -> pd.DataFrame:
     """One line per configuration and cell: what was measured, summed up as the protocol says.
 
-    `cv` is the coefficient of variation of the times, `memory_mib` the peak less what was there before. Scores are
-    means over the distinct images; `absent` says why a column is NaN.
+    `cv` is the coefficient of variation of the times, `memory_mib` the allocator's peak, or on the CPU resident memory
+    beyond that before loading. Scores are means over the distinct images; `absent` says why a column is NaN.
     """
     statistic = cost_protocol(run)["statistic"]
     rows, keys = run.rows, [*CONFIGURATION, *CELL]

@@ -55,7 +55,7 @@ def details_section(run: Run, cells: pd.DataFrame) -> tuple[str, ...]:
 
 def ceilings_section(run: Run, block: CostBlock, cells: pd.DataFrame) -> tuple[str, ...]:
     """Which share of the machine's measured matrix-product rate the methods reach, if both are known."""
-    ceilings = run.manifest.get("ceilings")
+    ceilings = (run.manifest.get("cost") or {}).get("ceilings")
     counted = cells[(cells["status"] == "ok") & cells["gmacs"].gt(0)]
     if not isinstance(ceilings, dict) or not ceilings.get("matmul_gflops") or counted.empty:
         return ()
@@ -77,7 +77,9 @@ def ceilings_section(run: Run, block: CostBlock, cells: pd.DataFrame) -> tuple[s
 
 
 def _ceilings_text(ceilings: dict[str, Any]) -> str:
-    rates = [f"{ceilings['matmul_gflops'] / 1000:.3g} TFLOP/s in matrix products"]
+    matmul = float(ceilings["matmul_gflops"])
+    rates = [f"{matmul:.3g} GFLOP/s" if matmul < 1000 else f"{matmul / 1000:.3g} TFLOP/s"]
+    rates[0] += " in matrix products"
     if ceilings.get("copy_gb_s"):
         rates.append(f"{ceilings['copy_gb_s']:.4g} GB/s copied")
     if ceilings.get("exp_g_s"):

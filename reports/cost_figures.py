@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from reports.captions import random_weights
 from reports.cost import TIME, CostBlock, cost_blocks, load_cost_run, shown_cells, summarise
 from reports.errors import ReportError
 from reports.plots import (
@@ -35,7 +36,8 @@ _BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
 def write_cost_figures(run_dir: str | Path, out: str | Path | None = None) -> list[Path]:
     """Draw a cost run, by default into its folder `reports/`, as PNG and PDF, and return the files' paths.
 
-    One pair of figures for each table that the run has: `speed-quality`, which needs scores, and `memory`.
+    One pair of figures for each table that the run has: `speed-quality`, which needs scores of trained weights, and
+    `memory`.
 
     Raises:
         ReportError: there is no such run, it holds scores, nothing in it was measured, matplotlib is not installed, or
@@ -49,7 +51,7 @@ def write_cost_figures(run_dir: str | Path, out: str | Path | None = None) -> li
         for suffix, block in zip(suffixes(blocks), blocks, strict=True):
             cells = shown_cells(block)
             cells = cells[cells["status"] == "ok"]
-            if cells["psnr_y"].notna().any():
+            if cells["psnr_y"].notna().any() and not random_weights(cells):
                 files += write_figure(speed_quality(run, cells), folder / f"speed-quality{suffix}")
             if cells["memory_mib"].gt(0).any():
                 files += write_figure(memory(run, block, cells), folder / f"memory{suffix}")

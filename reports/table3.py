@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from reports import paper
-from reports.captions import describe
+from reports.captions import describe, random_weights
 from reports.cost import COST_METRICS, MEMORY, NOISY, TIME, CostBlock, cost_blocks, cost_protocol, shown_cells
 from reports.cost_details import ceilings_section, details_section
 from reports.documents import Block, Footnotes, complete_caption, latex_document, markdown_document
@@ -73,8 +73,10 @@ def _block(run: Run, block: CostBlock, markup: Markup, published: bool) -> Block
 
 
 def _shown(cells: pd.DataFrame) -> list[Metric]:
-    """Time, memory, and the scores that have a value somewhere."""
-    return [metric for metric in COST_METRICS if metric in (TIME, MEMORY) or cells[metric.name].notna().any()]
+    """Time, memory, and the scores that have a value somewhere; those of random weights mean nothing."""
+    costs = (TIME, MEMORY)
+    scored = not random_weights(cells)
+    return [metric for metric in COST_METRICS if metric in costs or (scored and cells[metric.name].notna().any())]
 
 
 class _Filler:

@@ -139,4 +139,6 @@ def _changed(protocol: CostProtocol, changes: Mapping[str, Any]) -> CostProtocol
     if not differing:
         return protocol
     marks = ", ".join(f"{name} {value}" for name, value in differing.items())
-    return replace(protocol, **differing, name=f"{protocol.name} ({marks})")
+    return replace(
+        protocol, **differing, name=f"{protocol.name} ({marks})", title=f"{protocol.title}; but here {marks}"
+    )

@@ -12,6 +12,7 @@ import torch
 
 from bench.parity.cases import CannotRun, Case, find_cases, method_name
 from bench.parity.networks import method_arrays, method_model
+from methods.registry import method_spec
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 """float32 without TF32; float32 with TF32 in products and convolutions; autocast to bfloat16."""
@@ -25,6 +26,8 @@ class DeviceParity:
 
     case: str
     method: str
+    title: str
+    """The method's."""
     precision: str
     error: float | None
     """Largest difference relative to the reference's largest value; None where the case could not run."""
@@ -55,7 +58,8 @@ def device_parity(
 
 def check_on(case: Case, device: str | torch.device, precision: str) -> DeviceParity:
     """Compare one case's image; what goes wrong becomes the reason."""
-    about = case.name, method_name(case) or "", precision
+    name = method_name(case) or ""
+    about = case.name, name, method_spec(name).title if name else "", precision
     try:
         with _precision(torch.device(device), precision):
             ours = method_arrays(case, method_model(case).to(device), device)["out"].float().cpu().numpy()

@@ -148,7 +148,7 @@ slow, hungry, starving, fickle, vanishing, leaving = map(spec, (Slow, Hungry, St
 
 
 def plug_in(folder: Path, *names: str) -> dict[str, str]:
-    """Install `slow`, or others, as plug-ins under `folder`; returns the environment in which new interpreters find them."""
+    """Install `slow`, or others, as plug-ins under `folder`; returns the environment in which they are found."""
     info = folder / "stubs-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stubs\nVersion: 1.0\n")

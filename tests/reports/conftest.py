@@ -151,10 +151,10 @@ def failed_cost_row_fixture():
 
 @pytest.fixture
 def make_cost_run(make_run):
-    """Write a cost run; changes to the manifest as keywords, changes to the protocol as `protocol`."""
+    """Write a cost run; changes to the manifest as keywords, those to the protocol as `protocol`."""
 
-    def make(rows, protocol=None, **manifest):
-        cost = {"protocol": COST_MANIFEST["cost"]["protocol"] | (protocol or {}), "crop": 720}
+    def make(rows, protocol=None, ceilings=None, **manifest):
+        cost = {"protocol": COST_MANIFEST["cost"]["protocol"] | (protocol or {}), "ceilings": ceilings}
         return make_run(rows, **(COST_MANIFEST | {"cost": cost} | manifest))
 
     return make

@@ -60,7 +60,7 @@ def test_the_caption_says_how_it_was_measured(make_cost_run, cost_row):
     assert "Inside the clock: encoder, decoder and rendering" in text
     assert "outside: reading, degrading" in text
     assert "TF32 in matrix products and convolutions, cuDNN autotuned, channels-last, compiled encoders." in text
-    assert "Median of the repeats: time, and memory (peak of torch's CUDA allocator less" in text
+    assert "Median of the repeats: time, and memory (peak of torch's CUDA allocator, weights and input in it)" in text
     assert "LIIF official (sha256 04cafe04)" in text
     assert "LPIPS not computed: LPIPS needs x.pth." in text
     assert "Partial" not in text

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pyarrow.parquet
@@ -34,7 +35,7 @@ STUBS = ("Slow", "Hungry", "Starving", "Fickle", "Raising", "NotFinite", "Random
 class Inside:
     """What `Worker` does, without a process; messages pass through their lines all the same."""
 
-    started: list[Inside] = []
+    started: ClassVar[list[Inside]] = []
 
     def __init__(self, tree: Path) -> None:
         self.log: list[str] = []

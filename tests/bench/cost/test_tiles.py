@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from bench.cost.tiles import OVERLAP, super_resolve_tiles
 from torch.nn.functional import interpolate
+
+from bench.cost.tiles import OVERLAP, super_resolve_tiles
 
 
 def nearest(part, size):
