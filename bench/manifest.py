@@ -120,8 +120,10 @@ def describe(plan: Plan, run_id: str, compute: Compute, absent: Mapping[str, str
     )
 
 
-def read_manifest(path: Path) -> dict[str, Any] | None:
+def read_manifest(path: Path, *, remedy: str = "choose another --run-id") -> dict[str, Any] | None:
     """The manifest at `path` as plain data; None where there is none.
+
+    remedy: what the user can do about a file that cannot be used.
 
     Raises:
         UserError: it is damaged or was written by another version.
@@ -132,9 +134,9 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise UserError(f"{path} is not the manifest of a run: choose another --run-id.") from error
+        raise UserError(f"{path} is not the manifest of a run: {remedy}.") from error
     if schema != SCHEMA_VERSION:
-        raise UserError(f"{path} has schema version {schema}, not {SCHEMA_VERSION}: choose another --run-id.")
+        raise UserError(f"{path} has schema version {schema}, not {SCHEMA_VERSION}: {remedy}.")
     return dict(manifest)
 
 
