@@ -133,8 +133,10 @@ def describe(
     )
 
 
-def read_manifest(path: Path) -> dict[str, Any] | None:
+def read_manifest(path: Path, *, remedy: str = "choose another --run-id") -> dict[str, Any] | None:
     """The manifest at `path` as plain data; None where there is none.
+
+    remedy: what the user can do about a file that cannot be used.
 
     Raises:
         UserError: it is damaged or was written by another version.
@@ -145,9 +147,9 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise UserError(f"{path} is not the manifest of a run: choose another --run-id.") from error
+        raise UserError(f"{path} is not the manifest of a run: {remedy}.") from error
     if schema != SCHEMA_VERSION:
-        raise UserError(f"{path} has schema version {schema}, not {SCHEMA_VERSION}: choose another --run-id.")
+        raise UserError(f"{path} has schema version {schema}, not {SCHEMA_VERSION}: {remedy}.")
     return dict(manifest)
 
 

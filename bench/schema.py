@@ -6,6 +6,7 @@ import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
+from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from methods.errors import UserError
@@ -20,7 +21,7 @@ def parse(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
         UserError: an unknown key (with the nearest known one), a missing key, or a value of the wrong type in
             `where`.
     """
-    hints = get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]
     known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
     for key in mapping:
         if key not in known:
@@ -31,6 +32,12 @@ def parse(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
         if name not in mapping and field.default is MISSING and field.default_factory is MISSING:
             raise UserError(f"{where} lacks the key {name!r}: add it.")
     return cls(**{key: _convert(hints[key], value, f"{key!r} in {where}") for key, value in mapping.items()})
+
+
+@cache
+def _hints(cls: type) -> Mapping[str, Any]:
+    """The types of the fields; looked up once, as a run has a row per image and each row is parsed."""
+    return get_type_hints(cls)
 
 
 def _convert(kind: Any, value: Any, where: str) -> Any:
