@@ -187,6 +187,10 @@ def cost(
     seed: Seed = 0,
     data_root: DataRoot = None,
     options: Options = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(help="Share the repeats out to so many fresh processes. Default: 1, with --against 5."),
+    ] = None,
     against: Annotated[
         Path | None,
         typer.Option(help="Another checkout, measured in turns with this one into RUN-base; then `compare` the two."),
@@ -205,7 +209,7 @@ def cost(
     flags = {name: value for name, value in locals().items() if name not in ("against", "out", "run_id", "fresh")}
     from bench.cost.settings import make_cost_settings
 
-    flags["options"] = options or ()
+    flags |= {"options": options or (), "processes": processes or (5 if against else 1)}
     settings = make_cost_settings(**flags)
     return commands.cost(settings, out=out, run_id=run_id, fresh=fresh, against=against, program=_PROGRAM)
 

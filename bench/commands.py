@@ -165,17 +165,21 @@ def device(settings: CostSettings, *, out: Path, run_id: str, fresh: bool, cases
 def compare(base: str, new: str, *, subset: bool, allow_weights: bool, pinned: bool, markdown_file: Path | None) -> int:
     """Print what differs; 1 if NEW is worse."""
     from bench.comparison import compare as compare_runs
-    from bench.comparison import compare_with_baseline, is_baseline, markdown, screen_tables
+    from bench.comparison import compare_with_baseline, is_baseline, markdown, screen_tables, sentences
     from bench.console import console
     from bench.files import write_atomic
 
     first, second = _run_path(base), _run_path(new)
-    how = {"subset": subset, "allow_weights": allow_weights, "pinned": pinned}
-    found = (compare_with_baseline if is_baseline(first) else compare_runs)(first, second, **how)
+    if is_baseline(first):
+        if pinned:
+            raise UserError("A stored baseline was measured at another time: leave --pinned out, or name a run.")
+        found = compare_with_baseline(first, second, subset=subset, allow_weights=allow_weights)
+    else:
+        found = compare_runs(first, second, subset=subset, allow_weights=allow_weights, pinned=pinned)
     screen = console()
     for grid in screen_tables(found):
         screen.print(grid)
-    screen.print(*found.sentences, sep="\n", markup=False, soft_wrap=True)
+    screen.print(*sentences(found), sep="\n", markup=False, soft_wrap=True)
     if markdown_file:
         write_atomic(markdown_file, markdown(found).encode())
         print(f"Written: {markdown_file}")
@@ -187,7 +191,7 @@ def baseline_update(runs: Sequence[str], folder: Path, reason: str) -> int:
     from bench.comparison import store_baseline
 
     for run_folder in runs:
-        print(*(f"Written: {file}" for file in store_baseline(_run_path(run_folder), folder, reason)), sep="\n")
+        print(f"Written: {store_baseline(_run_path(run_folder), folder, reason)}")
     return 0
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from bench.comparison.baseline import compare_with_baseline, store_metrics, store_speed
+from bench.comparison.baseline import compare_with_baseline, is_baseline, store_baseline
 from bench.comparison.judge import compare
 from bench.comparison.lines import Comparison
-from bench.comparison.text import markdown, screen_tables
+from bench.comparison.text import markdown, screen_tables, sentences
 
 __all__ = [
     "Comparison",
     "compare",
     "compare_with_baseline",
+    "is_baseline",
     "markdown",
     "screen_tables",
-    "store_metrics",
-    "store_speed",
+    "sentences",
+    "store_baseline",
 ]

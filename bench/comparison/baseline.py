@@ -27,6 +27,20 @@ _ENVIRONMENT = ("asrbench", "python", "packages", "torch", "cpu", "cores", "gpus
 _NAME = "the baseline"
 
 
+def is_baseline(folder: Path) -> bool:
+    """Whether a folder holds baselines and no run."""
+    return any((folder / name).is_file() for name in (_METRICS, _SPEED)) and not (folder / "manifest.json").exists()
+
+
+def store_baseline(run: Path, folder: Path, reason: str) -> Path:
+    """Make a finished run the baseline in `folder`, of metrics or of speed as it is of quality or of cost.
+
+    Raises:
+        UserError: as `store_metrics`.
+    """
+    return (store_speed if read_side(run).kind == "cost" else store_metrics)(run, folder, reason)
+
+
 def store_metrics(run: Path, folder: Path, reason: str) -> Path:
     """Make the metrics of a finished run the baseline in `folder`; returns the CSV's path.
 

@@ -33,7 +33,7 @@ def match(base: Side, new: Side, *, subset: bool, allow_weights: bool) -> Match:
     _same("kind of run", {"kind": base.kind}, {"kind": new.kind}, base, new, "name two runs of one kind")
     _same("protocol", _plain(base, "protocol"), _plain(new, "protocol"), base, new, "run both by one protocol")
     if base.kind == "cost":
-        _same("cost protocol", _plain(base, "cost"), _plain(new, "cost"), base, new, "measure both by one protocol")
+        _same("cost protocol", _measuring(base), _measuring(new), base, new, "measure both by one protocol")
         if not base.stored:
             _same("machine", base.machine, new.machine, base, new, "measure both on one machine")
     spots = _common(base, new, subset)
@@ -70,6 +70,12 @@ def _same(what: str, in_base: Mapping[str, Any], in_new: Mapping[str, Any], base
 def _plain(side: Side, key: str) -> Mapping[str, Any]:
     value = side.manifest.get(key)
     return value if isinstance(value, Mapping) else {key: value}
+
+
+def _measuring(side: Side) -> Mapping[str, Any]:
+    """What decides the meaning of a cost; the rest of the manifest's part is in every row, or of this machine."""
+    cost = _plain(side, "cost")
+    return {name: cost.get(name) for name in ("protocol", "calibration")}
 
 
 def _common(base: Side, new: Side, subset: bool) -> tuple[Spot, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from bench.comparison.lines import Comparison, Line
@@ -12,6 +12,8 @@ from bench.console import table
 if TYPE_CHECKING:
     from rich.table import Table
 
+FULL_TABLE = 40
+"""More lines than that nobody reads on a screen."""
 _STYLES = {"regressed": "bold red", "improved": "green", "too few": "yellow", "not gated": "yellow"}
 _SPECIAL = {**{char: "\\" + char for char in "\\`*_[]<>|~#"}, "@": "&#64;"}
 
@@ -31,15 +33,26 @@ def markdown(comparison: Comparison) -> str:
 
 
 def screen_tables(comparison: Comparison) -> list[Table]:
-    """A table per kind of line; `counts` and the notes are for the caller to print."""
+    """A table per kind of line; of more than `FULL_TABLE` lines, those that differ."""
     return [_screen_table(title, lines) for title, lines in sections(comparison)]
 
 
-def _screen_table(title: str, lines: Iterable[Line]) -> Table:
+def sentences(comparison: Comparison) -> list[str]:
+    """What a reader of the tables should know: the verdict at the end, where screens stop."""
+    verdict = "Regression" if comparison.regressed else "No regression"
+    names = f"{comparison.new} (NEW) against {comparison.base} (BASE)"
+    said = [*comparison.notes, comparison.protocol, comparison.rule, f"{verdict}: {names}; {counts(comparison)}."]
+    return [text for text in said if text]
+
+
+def _screen_table(title: str, lines: Sequence[Line]) -> Table:
     from rich.text import Text
 
+    shown = lines if len(lines) <= FULL_TABLE else [line for line in lines if line.verdict != "same"]
     grid = table(title, *HEADINGS, right=RIGHT)
-    for line in lines:
+    if len(shown) < len(lines):
+        grid.caption = f"{len(lines) - len(shown)} of {len(lines)} lines differ by less than their tolerance: not shown"
+    for line in shown:
         style = _STYLES.get(line.verdict, "")
         grid.add_row(*(Text(cell, style if cell == line.verdict else "") for cell in text_line(line)))
     return grid

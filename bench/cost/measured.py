@@ -27,8 +27,10 @@ def cost_rows(
     loaded: Loaded,
     repeats: Sequence[Repeat],
     finished: Finished,
+    *,
+    first: int = 0,
 ) -> list[CostRow]:
-    """One row per repeat; where an output is not the scored one, its row is an error."""
+    """One row per repeat, numbered from `first`; where an output is not the scored one, its row is an error."""
     shapes = {shape.image: shape for shape in loaded.shapes}
     found = {
         "checkpoint_sha256": loaded.sha256,
@@ -48,7 +50,7 @@ def cost_rows(
         "absent": json.dumps({**loaded.absent, **finished.absent}, sort_keys=True),
     }
     rows = []
-    for number, repeat in enumerate(repeats):
+    for number, repeat in enumerate(repeats, first):
         shape = shapes[repeat.image]
         sizes = {"lr": shape.lr, "sr": shape.sr, "padded": shape.padded or (None, None)}
         sides = {f"{name}_{side}": size[axis] for name, size in sizes.items() for axis, side in enumerate("hw")}

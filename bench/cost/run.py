@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import mean, median
 from uuid import uuid4
 
+from bench.cost.calibration import VERSION as CALIBRATION
 from bench.cost.client import Failure, Worker, ceilings_elsewhere
 from bench.cost.jobs import Failed, Finished, Loaded, Repeat
 from bench.cost.measured import cost_rows, failed_row
@@ -84,10 +85,11 @@ def measure_cost(
             if against is not None and folder.rows():
                 raise UserError(f"{folder.path} has rows, and interleaved runs do not resume: add --fresh.")
         facts = {
-            **settings.as_dict(),
+            **settings.facts(),
+            "calibration": CALIBRATION,
             "ceilings": ceilings_elsewhere(settings.run.device, settings.threads) if ceilings else None,
+            "interleaved": against is not None,
         }
-        facts["interleaved"] = against is not None
         measurement = _Measurement(plan, settings, cells, trees, folders, facts, progress or Progress())
         return measurement.run()
 
@@ -192,23 +194,42 @@ class _Measurement:
         """Measure as asked for; while memory runs out, with less of it, each attempt in rows of its own."""
         self.states[cell.row_key] = "failed"
         for attempt in attempts(cell):
-            session = uuid4().hex
             try:
-                taken = self._take(cell, attempt)
+                rows = self._measure_attempt(cell, attempt)
             except Failure as failure:
-                self._store_failure(cell, attempt, session, failure.failed)
+                self._store_failure(cell, attempt, uuid4().hex, failure.failed)
                 self.progress.note(f"{head}{_suffix(attempt)}  {failure.failed.status}: {failure.failed.reason}")
                 if failure.failed.status == "oom":
                     continue
                 return
-            rows = self._store(cell, attempt, session, taken)
             self.states[cell.row_key] = "done" if all(row.status == "ok" for row in rows) else "failed"
             self.progress.note(f"{head}{_suffix(attempt)}  {summary(rows, self.settings.protocol.statistic)}")
             return
 
-    def _take(self, cell: CostCell, attempt: Attempt) -> dict[str, _Taken]:
-        """Run one process per folder through the protocol, in turns if there are several."""
-        protocol = self.settings.protocol
+    def _measure_attempt(self, cell: CostCell, attempt: Attempt) -> list[CostRow]:
+        """Share the repeats out to the processes, one after the other; returns this checkout's rows, stored.
+
+        Nothing is stored before all have come through: rows of a part would look like the whole.
+        """
+        left = self._repeats(len(cell.cell.images[: cell.job.images]))
+        sessions: list[tuple[str, dict[str, _Taken]]] = []
+        for processes in range(min(self.settings.processes, left), 0, -1):
+            count = -(-left // processes)
+            sessions.append((uuid4().hex, self._take(attempt, count)))
+            left -= count
+        rows: list[CostRow] = []
+        for name, folder in self.folders.items():
+            rows = []
+            for session, taken in sessions:
+                found = taken[name]
+                answers = found.loaded, found.repeats, found.finished
+                rows += cost_rows(name, self.settings, cell, attempt, session, *answers, first=len(rows))
+            for row in rows:
+                folder.append(row)
+        return rows
+
+    def _take(self, attempt: Attempt, count: int) -> dict[str, _Taken]:
+        """Run one process per checkout through warm-ups and repeats, in turns if there are two."""
         with ExitStack() as stack:
             workers = {name: stack.enter_context(Worker(tree)) for name, tree in self.trees.items()}
             loaded = {name: worker.load(attempt.job) for name, worker in workers.items()}
@@ -218,25 +239,15 @@ class _Measurement:
                         self.manifests[name], compute=found.compute, rasterizer=found.rasterizer
                     )
             repeats: dict[str, list[Repeat]] = {name: [] for name in workers}
-            for _ in range(protocol.warmups):
+            for _ in range(self.settings.protocol.warmups):
                 for worker in workers.values():
                     worker.warm_up()
-            images = len(next(iter(loaded.values())).shapes)
-            for number in range(self._repeats(images)):
+            for number in range(count):
                 # Whoever is second finds the caches as the first has left them: take turns at that, too.
                 order = list(workers) if number % 2 == 0 else list(workers)[::-1]
                 for name in order:
                     repeats[name].append(workers[name].measure())
             return {name: _Taken(loaded[name], repeats[name], worker.finish()) for name, worker in workers.items()}
-
-    def _store(self, cell: CostCell, attempt: Attempt, session: str, taken: Mapping[str, _Taken]) -> list[CostRow]:
-        """Append the rows of both folders; returns those of this checkout."""
-        rows: list[CostRow] = []
-        for name, found in taken.items():
-            rows = cost_rows(name, self.settings, cell, attempt, session, found.loaded, found.repeats, found.finished)
-            for row in rows:
-                self.folders[name].append(row)
-        return rows
 
     def _store_failure(self, cell: CostCell, attempt: Attempt, session: str, failed: Failed) -> None:
         for name, folder in self.folders.items():

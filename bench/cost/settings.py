@@ -38,6 +38,15 @@ class CostSettings:
     threads: int | None = None
     chunk: int | None = None
     """Queries at a time; None: the method's own choice."""
+    processes: int = 1
+    """Over so many fresh processes the repeats of a cell are shared out: on a busy machine, processes that do the same
+    differ from each other for as long as they live."""
+
+    def facts(self) -> dict[str, Any]:
+        """What a manifest adds to the settings that `run` has, too."""
+        own = self.as_dict()
+        del own["run"]
+        return own
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain data."""
@@ -58,6 +67,7 @@ def make_cost_settings(
     autotune: bool | None = None,
     threads: int | None = None,
     chunk: int | None = None,
+    processes: int | None = None,
     **flags: Any,
 ) -> CostSettings:
     """Check the flags of `cost`, as typed.
@@ -75,6 +85,7 @@ def make_cost_settings(
         autotune: whether cuDNN tries its algorithms out; None: torch's choice.
         threads: CPU threads; None: torch's choice.
         chunk: queries at a time; None: the method's own choice.
+        processes: fresh processes per cell; None: one.
         flags: as `make_settings` takes them.
 
     Raises:
@@ -92,6 +103,7 @@ def make_cost_settings(
         (repeats, 1, MAX_REPEATS, "{} repeats"),
         (threads, 1, 1024, "{} threads"),
         (chunk, 1, MAX_CHUNK, "A chunk of {} queries"),
+        (processes, 1, MAX_REPEATS, "{} processes"),
     ):
         if value is not None:
             _check(value, least, most, what)
@@ -105,6 +117,7 @@ def make_cost_settings(
         autotune=autotune,
         threads=threads,
         chunk=chunk,
+        processes=processes or 1,
     )
 
 

@@ -228,6 +228,17 @@ def test_two_checkouts_are_measured_in_turns(photos):
         measure(photos, run_id="ab", against=Path(__file__).parents[3])
 
 
+def test_repeats_are_shared_out_to_processes(photos):
+    result = measure(photos, processes=4)  # 6 repeats: 2, 2, 1, 1
+    assert [worker.log.count("measure") for worker in Inside.started] == [2, 2, 1, 1]
+    assert [row.repeat for row in result.rows] == list(range(6))
+    sessions = [row.session for row in result.rows]
+    assert len(dict.fromkeys(sessions)) == 4
+    assert sessions == sorted(sessions, key=list(dict.fromkeys(sessions)).index)
+    measure(photos, processes=4)
+    assert len(Inside.started) == 4
+
+
 def test_another_checkout_must_be_one(photos, tmp_path):
     with pytest.raises(UserError, match="no checkout"):
         measure(photos, against=tmp_path)
