@@ -242,6 +242,7 @@ def device(
     device --methods gsasr,liif --scales 4 --repeats 10
     """
     from bench.cost.settings import make_cost_settings
+    from bench.env import ROOT
 
     settings = make_cost_settings(
         methods=methods,
@@ -258,7 +259,7 @@ def device(
         metrics="psnr_y",
     )
     return commands.device(
-        settings, out=out, run_id=run_id, fresh=fresh, cases=cases or [Path("tests/parity")], page=page
+        settings, out=out, run_id=run_id, fresh=fresh, cases=cases or [ROOT / "tests" / "parity"], page=page
     )
 
 

@@ -142,10 +142,30 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"The device {name!r} is not usable here: choose auto or cpu, and see `doctor`.") from error
+        raise _unusable(name) from error
     if device.type == "meta":
         raise UserError("The device 'meta' computes nothing: choose auto or cpu.")
     return device
+
+
+def check_device(name: str) -> None:
+    """Tell early whether there is a device called `name`, without touching it: another process is to have it alone.
+
+    Raises:
+        UserError: there is none here.
+    """
+    kind, _, index = name.partition(":")
+    if kind in ("auto", "cpu"):
+        return
+    import torch
+
+    there = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
+    if int(index or 0) >= there:
+        raise _unusable(name)
+
+
+def _unusable(name: str) -> UserError:
+    return UserError(f"The device {name!r} is not usable here: choose auto or cpu, and see `doctor`.")
 
 
 def _can_autocast(device: torch.device, dtype: torch.dtype) -> bool:

@@ -10,7 +10,7 @@ from bench.data import Dataset, ImageRef, find_dataset
 from bench.env import likely_device
 from bench.keys import Facts, metric_identity, row_keys
 from bench.protocol import Protocol
-from bench.settings import RunSettings
+from bench.settings import YARDSTICK, RunSettings
 from methods.checkpoints import Checkpoint, locate, usual_backbones
 from methods.errors import UserError
 from methods.registry import method_spec
@@ -83,6 +83,17 @@ def make_plan(settings: RunSettings) -> Plan:
         ] = None
     found = tuple(source.dataset for source in sources if source.dataset)
     return Plan(settings, protocol, tuple(cells), found, tuple(notes))
+
+
+def refuse_the_impossible(plan: Plan) -> None:
+    """Stop where nothing that was asked for can run; the yardstick alone is not worth starting for others.
+
+    Raises:
+        UserError: it is so; the sentence is the first problem's.
+    """
+    asked = [cell for cell in plan.cells if cell.method != YARDSTICK] or plan.cells
+    if plan.problems and all(cell.problem for cell in asked):
+        raise UserError(plan.problems[0])
 
 
 @dataclass(frozen=True)

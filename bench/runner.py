@@ -15,12 +15,12 @@ from bench.files import safe_name
 from bench.images import write_png
 from bench.inference import OutOfMemory, super_resolve
 from bench.manifest import State, count, default_run_id, describe, read_manifest, utc_now
-from bench.plan import Cell, Plan, make_plan
+from bench.plan import Cell, Plan, make_plan, refuse_the_impossible
 from bench.progress import Progress
 from bench.resize import to_uint8
 from bench.rows import SETTLED, Row
 from bench.scoring import as_scored, score, unavailable
-from bench.settings import YARDSTICK, RunSettings
+from bench.settings import RunSettings
 from bench.store import RunFolder
 from methods.errors import UserError
 
@@ -73,7 +73,7 @@ def run(
         KeyboardInterrupt: after the manifest was written; the same call resumes.
     """
     plan = make_plan(settings)
-    _refuse_the_impossible(plan)
+    refuse_the_impossible(plan)
     compute = prepare_torch(
         settings.device,
         settings.dtype,
@@ -293,13 +293,6 @@ class _Evaluation:
         rows = tuple(self.rows[key] for key in self._keys())
         counts = self.manifest.counts
         return RunResult(self.folder.path, rows, counts, 3 if counts["failed"] or self.plan.problems else 0)
-
-
-def _refuse_the_impossible(plan: Plan) -> None:
-    """Raise if nothing that was asked for can run; the yardstick alone is not worth starting for others."""
-    asked = [cell for cell in plan.cells if cell.method != YARDSTICK] or plan.cells
-    if plan.problems and all(cell.problem for cell in asked):
-        raise UserError(plan.problems[0])
 
 
 def _refuse_other_protocol(path: Path, plan: Plan) -> None:

@@ -16,7 +16,7 @@ SCORES = ("psnr_y", "ssim_y", "lpips", "dists", "psnr_rgb")
 PLACE = ("protocol", "dataset", "method", "backbone", "weights", "options", "scale", "image")
 """What a row is about; of several with the same, the last appended counts (a retry, or new weights of an old name)."""
 _TEXT = ["method", "backbone", "weights", "dataset", "image", "options", "reason", "checkpoint_sha256"]
-_KINDS = {"quality": ("scores", "bench run"), "cost": ("cost", "bench cost")}
+_KINDS = {"run": ("scores", "bench run"), "cost": ("cost", "bench cost")}
 """What manifests call a run: what it holds, and which command makes one."""
 
 
@@ -74,7 +74,7 @@ def load_run(path: str | Path) -> Run:
     Raises:
         ReportError: there is no such run, it holds cost, a file is damaged, or the rows mix protocols or weights.
     """
-    run = read_run(path, "quality")
+    run = read_run(path, "run")
     rows = _tidy(run.rows, run.path)
     refuse_several(rows, "protocol", run.path)
     refuse_other_networks(rows, run.path)
@@ -105,7 +105,7 @@ def read_run(path: str | Path, kind: str) -> Run:
 
 def kind_of(manifest: dict[str, Any]) -> str:
     """What a manifest is of: quality or cost."""
-    return str(manifest.get("kind") or "quality")
+    return str(manifest.get("kind") or "run")
 
 
 def _read_manifest(file: Path) -> dict[str, Any]:

@@ -33,9 +33,10 @@ def measure_device(
     Raises:
         UserError: the device is not there, there are no cases, or as `measure_cost`.
     """
-    from bench.compute import resolve_device
+    from bench.compute import check_device, resolve_device
     from bench.parity.devices import device_parity
 
+    check_device(settings.run.device)
     progress = progress or Progress()
     missing = [str(path) for path in cases if not path.exists()]
     if missing:

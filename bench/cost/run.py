@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import mean, median
 from uuid import uuid4
 
+from bench.compute import check_device
 from bench.cost.calibration import VERSION as CALIBRATION
 from bench.cost.client import Failure, Worker, ceilings_elsewhere
 from bench.cost.jobs import Failed, Finished, Loaded, Repeat
@@ -23,7 +24,7 @@ from bench.cost.settings import CostSettings
 from bench.env import ROOT
 from bench.files import safe_name
 from bench.manifest import Manifest, State, describe, read_manifest, utc_now
-from bench.plan import Plan, make_plan
+from bench.plan import Plan, make_plan, refuse_the_impossible
 from bench.progress import Progress, cell_label
 from bench.scoring import unavailable
 from bench.store import RunFolder
@@ -72,10 +73,10 @@ def measure_cost(
         UserError: nothing of it can be measured, or the results cannot be written.
         KeyboardInterrupt: after the manifest was written; the same call resumes.
     """
+    check_device(settings.run.device)
     plan = make_plan(settings.run)
+    refuse_the_impossible(plan)
     cells = cost_cells(plan, settings)
-    if not cells:
-        raise UserError(plan.problems[0] if plan.problems else "There is nothing to measure.")
     name = safe_name(run_id or default_cost_id(settings), "run id")
     trees = {name: ROOT} if against is None else {safe_name(name + BASE, "run id"): _checkout(against), name: ROOT}
     with ExitStack() as stack:

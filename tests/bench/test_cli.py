@@ -52,11 +52,19 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return said.err
 
 
+def leaves(group, before=""):
+    """(name, command) of all commands, those of groups by both names."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from leaves(command, f"{before}{name} ")
+        else:
+            yield before + name, command
+
+
 def test_flags_are_those_of_the_snapshot():
-    group = typer.main.get_command(cli.app)
     found = {
         name: sorted(flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts))
-        for name, command in sorted(group.commands.items())
+        for name, command in sorted(leaves(typer.main.get_command(cli.app)))
     }
     assert found == json.loads((SNAPSHOTS / "cli_flags.json").read_text())
 
@@ -101,6 +109,19 @@ def test_plan_takes_all_flags_of_run_that_change_what_is_run():
         (["plan", "--run-id", "a/b"], "The run id 'a/b' is not allowed"),
         (["run", "--methods", "bicubic", "--limit", "1", "--out", "file"], "Cannot write file"),
         (["run", "--methods", "bicubic", "--limit", "1", "--out", "/proc/1"], "Cannot write /proc/1"),
+        (["cost", "--methods", "liif", "--protocol", "stedy"], "There is no cost protocol called 'stedy'"),
+        (["cost", "--methods", "liif", "--crop", "1"], "A patch of 1x1 pixels is out of range"),
+        (["cost", "--methods", "liif", "--crop", "64", "--sizes", "64..128"], "give one of them"),
+        (["cost", "--methods", "liif", "--against", "nowhere"], "nowhere is no checkout that can measure itself"),
+        (["cost", "--methods", "bicubic", "--device", "cuda"], "The device 'cuda' is not usable here"),
+        (["cost", "--methods", "liif", "--weights", "none.pth"], "none.pth"),
+        (["compare", "nowhere", "elsewhere"], "nowhere"),
+        (["compare", "results", "results"], "results"),
+        (["baseline", "update", "nowhere", "--reason", "why not"], "nowhere"),
+        (["baseline", "update", "nowhere"], "Missing option '--reason'"),
+        (["device"], "The device 'cuda' is not usable here"),
+        (["device", "--cases", "nowhere", "--device", "cpu"], "There are no parity cases in nowhere"),
+        (["report", ".", "--table", "2"], "There is no table 2"),
         (["list", "metods"], "There is no list called 'metods': did you mean methods"),
         (["list", "methods", "zz*"], "None of the methods matches 'zz*'"),
         (["list"], "Missing argument"),

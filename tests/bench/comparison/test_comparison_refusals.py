@@ -65,7 +65,7 @@ def test_runs_of_quality_that_cannot_be_compared(tmp_path, rows, about, sentence
 @pytest.mark.parametrize(
     ("rows", "about", "sentence"),
     [
-        (cost_rows([1.0]), manifest(**{**COST, "cost": {**COST["cost"], "calibration": 2}}), "calibration: None and 2"),
+        (cost_rows([1.0]), manifest(**{**COST, "cost": {**COST["cost"], "calibration": 2}}), "calibration: 1 and 2"),
         (
             cost_rows([1.0]),
             {**changed(cpu="Other CPU"), **COST},
