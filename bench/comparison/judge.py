@@ -88,7 +88,8 @@ def _machine(side: Side) -> tuple[object, ...]:
 
 def _protocol(side: Side) -> str:
     """By which protocols and on what, in a line."""
-    names = [str(side.manifest.get(key, {}).get("title") or "") for key in ("protocol", "cost")]
+    cost = side.manifest.get("cost") or {}
+    names = [str((part or {}).get("title") or "") for part in (side.manifest.get("protocol"), cost.get("protocol"))]
     conditions = [entry.conditions for entry in side.entries.values() if entry.conditions]
     ran = dict.fromkeys(
         " ".join(found[name] for name in ("device", "dtype", "acceleration") if found[name] != "none")

@@ -13,6 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from bench.files import safe_name, write_atomic
+from bench.cost.rows import CostRow
 from bench.rows import Row
 from bench.store import RunFolder, read_rows
 from methods.errors import UserError
@@ -187,9 +188,10 @@ def test_rows_refuse_what_json_does_not_know():
         replace(ROW, psnr_y=float("nan")).to_json()
 
 
-def test_columns_are_those_of_the_snapshot():
-    found = {column.name: {"type": str(column.type), "doc": column.metadata["doc"]} for column in Row.columns()}
-    assert found == json.loads((SNAPSHOTS / "row_columns.json").read_text())
+@pytest.mark.parametrize(("kind", "file"), [(Row, "row_columns.json"), (CostRow, "cost_columns.json")])
+def test_columns_are_those_of_the_snapshot(kind, file):
+    found = {column.name: {"type": str(column.type), "doc": column.metadata["doc"]} for column in kind.columns()}
+    assert found == json.loads((SNAPSHOTS / file).read_text())
 
 
 def test_write_atomic_replaces_whole_files_and_cleans_up(tmp_path):
