@@ -45,7 +45,8 @@ class Difference(NamedTuple):
 def store_scores(run_dirs: Sequence[str | Path], folder: Path) -> Path:
     """Keep what the page needs of runs, in the zoo's folder: PSNR-Y per image, and which weights they are of.
 
-    Together the runs must have scored every method on every image. A run with `--limit` counts for the images it has.
+    Together the runs must have scored every method on every image. Of runs with `--limit`, finished or not, those images
+    of a data set count that all methods have at all scales.
     Scores that are there already stay if they are of the same weights; those of images in the runs are replaced.
 
     Raises:
@@ -67,6 +68,8 @@ def store_scores(run_dirs: Sequence[str | Path], folder: Path) -> Path:
     rows = rows.drop_duplicates([*_IMAGE, "method"])
     rows["dataset"] = pd.Categorical(rows["dataset"], rows["dataset"].unique())  # sorted as the runs have them
     scores = rows.pivot(index=_IMAGE, columns="method", values="psnr_y")[list(titles)]
+    limited = {name for run in runs if run.manifest.get("limit") for name in run.rows["dataset"].unique()}
+    scores = scores[~scores.index.get_level_values("dataset").isin(limited) | _complete(scores)]
     if scores.isna().any(axis=None):
         lacking = scores.columns[scores.isna().any()][0]
         raise ReportError(f"{lacking} was not scored on every image that other methods were: add the run that does.")
@@ -77,15 +80,24 @@ def store_scores(run_dirs: Sequence[str | Path], folder: Path) -> Path:
     return write_atomic(folder / SCORES, text.encode())
 
 
+def _complete(scores: pd.DataFrame) -> pd.Series[bool]:
+    """Whether an image has all scores, at every scale that its data set has."""
+    whole = scores.notna().all(axis=1)
+    scales = scores.index.to_frame().groupby(level="dataset", observed=True)["scale"].transform("nunique")
+    return whole.groupby(level=["dataset", "image"], observed=True).transform("sum") == scales
+
+
 def _with_earlier(scores: pd.DataFrame, weights: pd.DataFrame, folder: Path) -> pd.DataFrame:
     """The scores after those that the folder holds of the same weights, each data set as a whole."""
     try:
         earlier, of = pd.read_csv(folder / SCORES), pd.read_csv(folder / WEIGHTS)
     except (OSError, ValueError):
         return scores
-    now = weights.fillna("").set_index("method")["checkpoint_sha256"]
-    if of.fillna("").set_index("method")["checkpoint_sha256"].to_dict() != now.to_dict():
+    now, before = (table.fillna("").set_index("method")["checkpoint_sha256"].to_dict() for table in (weights, of))
+    if any(now[name] != before[name] for name in now.keys() & before.keys()):
         return scores
+    if lacking := sorted(now.keys() ^ before.keys()):
+        raise ReportError(f"Only one of the earlier scores and the runs has {lacking[0]}: add the run that lacks it.")
     new = scores.astype({"dataset": str})
     both = pd.concat([earlier, new]).drop_duplicates(_IMAGE, keep="last")
     both["dataset"] = pd.Categorical(both["dataset"], pd.concat([earlier["dataset"], new["dataset"]]).unique())

@@ -12,8 +12,8 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from bench.files import safe_name, write_atomic
 from bench.cost.rows import CostRow
+from bench.files import safe_name, write_atomic
 from bench.rows import Row
 from bench.store import RunFolder, read_rows
 from methods.errors import UserError

@@ -147,6 +147,21 @@ def test_earlier_scores_of_the_same_weights_stay(first, second, tmp_path):
     assert (found["Set5", "1.png", "liif"], found["Another", "9.png", "gsasr"]) == (31.0, 34.0)
 
 
+def test_of_a_limited_run_whole_images_count(make_run, row, tmp_path):
+    names = ("bicubic", "liif", "gsasr")
+    rows = [row(n, f"{i}.png", scale, psnr_y=30.0 + i) for n in names for scale in (2.0, 4.0) for i in range(3)]
+    rows = [one for one in rows if (one["method"], one["image"], one["scale"]) != ("gsasr", "1.png", 4.0)]
+    store_scores([make_run(rows, partial=True, limit=3, state="interrupted")], tmp_path)
+    assert set(read_scores(tmp_path, ENTRIES)["image"]) == {"0.png", "2.png"}
+
+
+def test_a_method_that_only_earlier_scores_have_is_named(first, make_run, row, tmp_path):
+    store_scores([first], tmp_path)
+    rows = [row(name, "9.png", dataset="Another", psnr_y=29.0) for name in ("bicubic", "liif")]
+    with pytest.raises(ReportError, match="has gsasr"):
+        store_scores([make_run(rows)], tmp_path)
+
+
 def test_earlier_scores_of_other_weights_go(first, second, tmp_path):
     store_scores([first], tmp_path)
     text = (tmp_path / "weights.csv").read_text()

@@ -73,7 +73,7 @@ COST_ROW = CostRow(
     dtype="float32",
     threads=1,
 )
-COST = {"cost": {"name": "steady", "title": "30 repeats", "crop": 720, "calibration": 1}, "kind": "cost"}
+COST = {"cost": {"protocol": {"name": "steady", "title": "30 repeats"}, "calibration": 1}, "kind": "cost"}
 SET5 = ("baby", "bird", "butterfly", "head", "woman")
 
 
