@@ -234,6 +234,9 @@ def device(
     run_id: Annotated[str, typer.Option(help="Name of the run's folder.")] = "device",
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of resuming.")] = False,
     page: Annotated[Path, typer.Option(help="Folder for <device>.json and <device>.md.")] = Path("results/gpu"),
+    if_present: Annotated[
+        bool, typer.Option("--if-present", help="Say so and succeed where there is no such device.")
+    ] = False,
 ) -> int:
     """Measure a GPU once for all: parity of every method in float32, TF32 and bfloat16, then Table 3 at full size.
 
@@ -258,6 +261,9 @@ def device(
         device=name,
         metrics="psnr_y",
     )
+    if if_present and (absent := commands.absent_device(name)):
+        print(f"Nothing was measured: {absent}")
+        return 0
     return commands.device(
         settings, out=out, run_id=run_id, fresh=fresh, cases=cases or [ROOT / "tests" / "parity"], page=page
     )

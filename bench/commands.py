@@ -150,6 +150,17 @@ def _print_growth(path: Path) -> None:
     print(files[0].read_text(encoding="utf-8"), *(f"Written: {file}" for file in files), sep="\n")
 
 
+def absent_device(name: str) -> str | None:
+    """Why there is no such device here; None where there is one."""
+    from bench.compute import check_device
+
+    try:
+        check_device(name)
+    except UserError as error:
+        return str(error)
+    return None
+
+
 def device(settings: CostSettings, *, out: Path, run_id: str, fresh: bool, cases: Sequence[Path], page: Path) -> int:
     """Measure a device and print where its page is; 1 if a method differs from its reference, 3 if a cell failed."""
     from bench.cost.device import differing, measure_device

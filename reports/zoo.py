@@ -45,9 +45,9 @@ class Difference(NamedTuple):
 def store_scores(run_dirs: Sequence[str | Path], folder: Path) -> Path:
     """Keep what the page needs of runs, in the zoo's folder: PSNR-Y per image, and which weights they are of.
 
-    Together the runs must have scored every method on every image. Of runs with `--limit`, finished or not, those images
-    of a data set count that all methods have at all scales.
-    Scores that are there already stay if they are of the same weights; those of images in the runs are replaced.
+    Together the runs must have scored every method on every image. Of runs with `--limit`, finished or not, those
+    images of a data set count that all methods have at all scales. Scores that are there already stay if they are of
+    the same weights; those of images in the runs are replaced.
 
     Raises:
         ReportError: there is no such run, it is not finished, weights differ between runs, or an image has no score.
@@ -96,7 +96,7 @@ def _with_earlier(scores: pd.DataFrame, weights: pd.DataFrame, folder: Path) -> 
     now, before = (table.fillna("").set_index("method")["checkpoint_sha256"].to_dict() for table in (weights, of))
     if any(now[name] != before[name] for name in now.keys() & before.keys()):
         return scores
-    if lacking := sorted(now.keys() ^ before.keys()):
+    if lacking := sorted(map(str, now.keys() ^ before.keys())):
         raise ReportError(f"Only one of the earlier scores and the runs has {lacking[0]}: add the run that lacks it.")
     new = scores.astype({"dataset": str})
     both = pd.concat([earlier, new]).drop_duplicates(_IMAGE, keep="last")
