@@ -65,16 +65,16 @@ def package_version(distribution: str) -> str | None:
         return None
 
 
-def git_state() -> dict[str, Any] | None:
-    """Commit and whether files differ from it; None outside a checkout."""
-    if not (ROOT / ".git").exists():
+def git_state(root: Path = ROOT) -> dict[str, Any] | None:
+    """Commit of a checkout and whether files differ from it; None outside one."""
+    if not (root / ".git").exists():
         return None
-    commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
+    commit, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain")
     return None if commit is None else {"commit": commit, "dirty": bool(changes)}
 
 
-def _git(*arguments: str) -> str | None:
-    command = ["git", "-C", str(ROOT), *arguments]
+def _git(root: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(root), *arguments]
     with suppress(OSError, subprocess.SubprocessError):
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     return None

@@ -24,7 +24,7 @@ NOISY = 0.05
 _NUMBERS = (
     *("scale", "measured_at", "sr_h", "sr_w", "tile", "tile_lr", "gmacs", "latency_ms", "device_ms", "cpu_ms"),
     *("alloc_peak_mib", "reserved_peak_mib", "rss_peak_mib", "rss_base_mib", "nvml_peak_mib", "nvml_process_mib"),
-    *("energy_j", "psnr_y", "ssim_y", "lpips", "dists"),
+    *("energy_j", "other_processes", "psnr_y", "ssim_y", "lpips", "dists"),
 )
 _TEXT = (
     *("protocol", "evaluation", "method", "backbone", "weights", "checkpoint_sha256", "options", "dataset", "image"),
@@ -207,6 +207,7 @@ def _cell(rows: pd.DataFrame, statistic: str, images: int) -> dict[str, Any]:
         "pixels": (ok["sr_h"] * ok["sr_w"]).median(),
         "tile": last["tile"],
         "tile_lr": last["tile_lr"],
+        "others": ok["other_processes"].max(),
         "throttled": ", ".join(sorted({why for text in ok["throttled"] for why in text.split(",") if why})),
         **_scores(ok, images, absent),
         "absent": absent,

@@ -126,6 +126,8 @@ class _Filler:
                 remarks.append(f"varied by more than {NOISY * 100:g} % (coefficient of variation) over the repeats")
             if line["repeats"] < self._repeats:
                 remarks.append(f"{line['repeats']} of {self._repeats} repeats")
+            if line["others"] > 0:
+                remarks.append(f"{line['others']:.0f} other processes were on the GPU")
             if line["throttled"]:
                 remarks.append(f"clocks were throttled ({line['throttled']})")
         return remarks

@@ -87,8 +87,8 @@ class Worker:
         """Load a network and its inputs.
 
         Raises:
-            UserError: what the job asks for is not there.
-            Failure: anything else went wrong.
+            UserError: the checkout speaks another version.
+            Failure: it cannot be loaded.
         """
         loaded: Loaded = self._ask("load", job=asdict(job))
         if loaded.version != VERSION:
@@ -129,7 +129,7 @@ class Worker:
             return None
         answer = from_line(line)
         if isinstance(answer, Failed):
-            raise UserError(answer.reason) if answer.user else Failure(answer)
+            raise Failure(answer)
         return answer
 
     def _post_mortem(self, in_time: bool) -> Failed:

@@ -21,7 +21,7 @@ from bench.cost.measured import cost_rows, failed_row
 from bench.cost.plan import Attempt, CostCell, attempts, cost_cells
 from bench.cost.rows import CostRow, peak_mib
 from bench.cost.settings import CostSettings
-from bench.env import ROOT
+from bench.env import ROOT, git_state
 from bench.files import safe_name
 from bench.manifest import Manifest, State, describe, read_manifest, utc_now
 from bench.plan import Plan, make_plan, refuse_the_impossible
@@ -141,6 +141,9 @@ class _Measurement:
             name: describe(plan, name, compute={}, rasterizer={}, absent=absent, metrics=wanted, cost=facts)
             for name in folders
         }
+        for name, tree in trees.items():
+            environment = {**self.manifests[name].environment, "git": git_state(tree)}
+            self.manifests[name] = replace(self.manifests[name], environment=environment)
         self.states: dict[str, str] = {}
         self.before = {
             name: Counter(row.row_key for row in folder.rows() if row.status == "ok")
@@ -178,7 +181,8 @@ class _Measurement:
     def _say_time_left(self, number: int, measured: int, seconds: float) -> None:
         left = len(self.cells) - number
         if left and measured % 5 == 0:
-            self.progress.note(f"About {max(1, round(seconds / measured * left / 60))} min left for {left} cells.")
+            cells = f"{left} cell{'s' * (left > 1)}"
+            self.progress.note(f"About {max(1, round(seconds / measured * left / 60))} min left for {cells}.")
 
     def _settled(self, cell: CostCell) -> bool:
         """Whether an attempt of the cell has all its repeats, from this run or an earlier one."""
@@ -198,6 +202,8 @@ class _Measurement:
             try:
                 rows = self._measure_attempt(cell, attempt)
             except Failure as failure:
+                if failure.failed.user and "done" not in self.states.values():
+                    raise UserError(failure.failed.reason) from failure  # other cells would most likely fail so, too
                 self._store_failure(cell, attempt, uuid4().hex, failure.failed)
                 self.progress.note(f"{head}{_suffix(attempt)}  {failure.failed.status}: {failure.failed.reason}")
                 if failure.failed.status == "oom":

@@ -128,6 +128,18 @@ def test_noise_throttling_and_missing_repeats_are_remarked_on(make_cost_run, cos
     assert details[1][:6] == ["×2", "LIIF", "3", "100", "95.0 to 105", "**10.0%**"]
 
 
+def test_company_on_the_gpu_is_remarked_on(make_cost_run, cost_row):
+    rows = [cost_row("liif", repeat=i, other_processes=i) for i in range(3)]
+    text = markdown_of(make_cost_run(rows, protocol={"repeats": 3}))
+    assert "<sup>a</sup> 2 other processes were on the GPU" in text
+
+
+def test_scores_of_random_weights_are_left_out(make_cost_run, cost_row):
+    text = markdown_of(make_cost_run([cost_row("liif", weights="random", psnr_y=7.0)]))
+    assert "Scores of random weights mean nothing" in text
+    assert [line[1] for line in table_lines(text)[1:]] == ["Time (ms) ↓", "Memory (MiB) ↓"]
+
+
 def test_partial_runs_are_marked(make_cost_run, cost_row):
     folder = make_cost_run([cost_row()], counts={"planned": 4, "done": 1, "skipped": 0, "failed": 0})
     markdown, latex, table = (path.read_text() for path in write_report(folder, 3))

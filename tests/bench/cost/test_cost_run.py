@@ -55,7 +55,7 @@ class Inside:
         answer = self.session.answer(json.loads(json.dumps({"do": do, **content})))
         answer = answer and from_line(to_line(answer))
         if isinstance(answer, Failed):
-            raise UserError(answer.reason) if answer.user else Failure(answer)
+            raise Failure(answer)
         return answer
 
     def load(self, job):
@@ -254,9 +254,19 @@ def test_a_folder_of_another_kind_or_protocol_is_refused(photos):
         measure(photos)
 
 
-def test_mistakes_of_the_user_stop_the_run(photos):
-    with pytest.raises(UserError, match="no option"):
-        measure(photos, "optional", options=["optional.nope=3"])
+def test_a_mistake_about_one_method_costs_its_cells_alone(photos):
+    result = measure(photos, "optional", options=["optional.nope=3"])
+    (row,) = rows_of(result, "optional")
+    assert (row.status, result.exit_code) == ("error", 3)
+    assert "nope" in row.reason
+    assert len(rows_of(result, "bicubic")) == 6
+
+
+def test_a_mistake_about_everything_stops_the_run(photos):
+    (photos / "p1.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match="p1"):
+        measure(photos, "slow")
+    assert len(Inside.started) == 1
 
 
 def test_a_job_survives_its_line():
