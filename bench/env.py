@@ -65,8 +65,9 @@ def package_version(distribution: str) -> str | None:
         return None
 
 
-def git_state(root: Path = ROOT) -> dict[str, Any] | None:
-    """Commit of a checkout and whether files differ from it; None outside one."""
+def git_state(root: Path | None = None) -> dict[str, Any] | None:
+    """Commit of a checkout, by default this one, and whether files differ from it; None outside one."""
+    root = root or ROOT
     if not (root / ".git").exists():
         return None
     commit, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain")
