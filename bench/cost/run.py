@@ -300,6 +300,6 @@ def summary(rows: Sequence[CostRow], statistic: str) -> str:
         return rows[0].reason or "nothing was measured"
     low, high = times[len(times) // 4], times[(3 * len(times)) // 4]
     center = middle(iter(times))
-    text = f"{center:.1f} ms (middle half {low:.1f} to {high:.1f}, {len(times)} repeats)"
+    text = f"{center:.1f} ms (middle half {low:.1f} to {high:.1f}, {len(times)} repeat{'s' * (len(times) > 1)})"
     memory = [peak for row in rows if (peak := peak_mib(row)) is not None]
     return text + (f", {middle(iter(memory)):.0f} MiB" if memory else "")
