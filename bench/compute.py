@@ -115,7 +115,8 @@ def prepare_torch(
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses determinism without it
         torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(deterministic)
+    if deterministic != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(deterministic)  # imports the compiler, which takes two seconds
     place = resolve_device(device)
     name = resolve(dtype, DTYPES, "dtype")
     kind = getattr(torch, name.removeprefix(_AUTOCAST))
