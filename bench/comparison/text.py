@@ -33,8 +33,9 @@ def markdown(comparison: Comparison) -> str:
 
 
 def screen_tables(comparison: Comparison) -> list[Table]:
-    """A table per kind of line; of more than `FULL_TABLE` lines, those that differ."""
-    return [_screen_table(title, lines) for title, lines in sections(comparison)]
+    """A table per kind of line; of more than `FULL_TABLE` lines, those that differ, if any do."""
+    grids = [_screen_table(title, lines) for title, lines in sections(comparison)]
+    return [grid for grid in grids if grid.row_count]
 
 
 def sentences(comparison: Comparison) -> list[str]:
@@ -51,7 +52,7 @@ def _screen_table(title: str, lines: Sequence[Line]) -> Table:
     shown = lines if len(lines) <= FULL_TABLE else [line for line in lines if line.verdict != "same"]
     grid = table(title, *HEADINGS, right=RIGHT)
     if len(shown) < len(lines):
-        grid.caption = f"{len(lines) - len(shown)} of {len(lines)} lines differ by less than their tolerance: not shown"
+        grid.caption = f"{len(lines) - len(shown)} more as they were"
     for line in shown:
         style = _STYLES.get(line.verdict, "")
         grid.add_row(*(Text(cell, style if cell == line.verdict else "") for cell in text_line(line)))
