@@ -49,11 +49,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Shape:
-    """One input of the cell: (h, w) in pixels of what went in, what the encoder saw, and what came out."""
+    """One input of the cell: (h, w) in pixels of what goes in and of what comes out."""
 
     image: str
     lr: tuple[int, ...]
-    padded: tuple[int, ...] | None
     sr: tuple[int, ...]
 
 
@@ -67,7 +66,6 @@ class Loaded:
     label: str
     sha256: str | None
     shapes: tuple[Shape, ...]
-    gmacs: float | None
     device: str
     device_name: str
     dtype: str
@@ -109,6 +107,10 @@ class Finished:
     """By digest: largest difference from the scored output, both cut to [0, 1]."""
     scores: Mapping[str, Mapping[str, float | None]]
     """By image, then metric."""
+    gmacs: float | None
+    """Multiply-adds of the first input in 1e9."""
+    padded: Mapping[str, tuple[int, ...]]
+    """By image: (h, w) of what the encoder sees, where there is one."""
     gpu: Mapping[str, Any] = field(default_factory=dict)
     """Columns that are the same in all rows of the cell."""
     absent: Mapping[str, str] = field(default_factory=dict)

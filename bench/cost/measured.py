@@ -36,7 +36,7 @@ def cost_rows(
         "checkpoint_sha256": loaded.sha256,
         "weights": loaded.label,
         "options": loaded.options,
-        "gmacs": loaded.gmacs,
+        "gmacs": finished.gmacs,
         "device": loaded.device,
         "device_name": loaded.device_name,
         "dtype": loaded.dtype,
@@ -52,7 +52,7 @@ def cost_rows(
     rows = []
     for number, repeat in enumerate(repeats, first):
         shape = shapes[repeat.image]
-        sizes = {"lr": shape.lr, "sr": shape.sr, "padded": shape.padded or (None, None)}
+        sizes = {"lr": shape.lr, "sr": shape.sr, "padded": finished.padded.get(repeat.image, (None, None))}
         sides = {f"{name}_{side}": size[axis] for name, size in sizes.items() for axis, side in enumerate("hw")}
         timed = {name: value for name, value in vars(repeat).items() if name != "digest"}
         scores = finished.scores.get(repeat.image, {})

@@ -163,12 +163,8 @@ def _loaded(cell: _Cell, checkpoint: Any, rss_base: float | None, used_before: M
 
     compute, job = cell.compute, cell.job
     facts = compute_facts(compute)
-    gmacs, padded, why = _count(cell)
-    nvml_base, why_base = _nvml_base(compute, used_before)
-    shapes = (
-        Shape(item.image, item.lr.shape[:2], size, item.hr.shape[:2])
-        for item, size in zip(cell.inputs, padded, strict=True)
-    )
+    nvml_base, absent = _nvml_base(compute, used_before)
+    shapes = tuple(Shape(item.image, item.lr.shape[:2], item.hr.shape[:2]) for item in cell.inputs)
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     allowed = (("matmul", matmul.allow_tf32), ("conv", cudnn.allow_tf32)) if compute.device.type == "cuda" else ()
     return Loaded(
@@ -176,8 +172,7 @@ def _loaded(cell: _Cell, checkpoint: Any, rss_base: float | None, used_before: M
         options=json.dumps(cell.model.effective_options(), sort_keys=True),
         label=checkpoint.label,
         sha256=checkpoint.sha256,
-        shapes=tuple(shapes),
-        gmacs=gmacs,
+        shapes=shapes,
         device=str(compute.device),
         device_name=_device_name(compute),
         dtype=compute.dtype_name,
@@ -188,7 +183,7 @@ def _loaded(cell: _Cell, checkpoint: Any, rss_base: float | None, used_before: M
         rasterizer=choose(compute.device, compute.dtype)._asdict(),
         rss_base_mib=rss_base,
         nvml_base_mib=nvml_base,
-        absent={**why, **why_base},
+        absent=absent,
     )
 
 
@@ -209,20 +204,6 @@ def _nvml_base(compute: Compute, used_before: Mapping[str, float]) -> tuple[floa
         return None, {"nvml_base_mib": "not an NVIDIA GPU"}
     used = used_before.get(uuid_of(compute.device))
     return used, {} if used is not None else {"nvml_base_mib": "NVML did not report the device's memory"}
-
-
-def _count(cell: _Cell) -> tuple[float | None, list[tuple[int, int] | None], dict[str, str]]:
-    """Multiply-adds in 1e9 of the first input, and what the encoder sees of each, without computing anything."""
-    from bench.memory import NoEstimate, count_work
-
-    model, scale, chunk = cell.model, cell.job.scale, cell.job.chunk
-    sizes = [(lr, item.hr.shape[:2]) for lr, item in zip(cell.batches, cell.inputs, strict=True)]
-    try:
-        counted = [count_work(model, lr, size, scale, chunk) for lr, size in sizes]
-    except NoEstimate as error:
-        why = str(error)
-        return None, [None] * len(cell.inputs), {"gmacs": why, "padded_h": why, "padded_w": why}
-    return counted[0].macs / 1e9, [count.encoder_size for count in counted], {}
 
 
 def _measure(cell: _Cell, timed: bool) -> Repeat | None:
@@ -275,9 +256,8 @@ def _keep(cell: _Cell, index: int, sr: Tensor) -> str:
 
 
 def _finish(cell: _Cell) -> Finished:
-    """Check and score the outputs, and sample the GPU while it works."""
+    """Sample the GPU while it works, check and score the outputs, count what is computed."""
     gpu, absent = _sample(cell)
-    absent = {**cell.meter.absent, **absent}
     scored = {item.image: _scored(cell, index) for index, item in enumerate(cell.inputs)}
     drift = {}
     for digest, image in cell.digests.items():
@@ -286,7 +266,26 @@ def _finish(cell: _Cell) -> Finished:
             raise ValueError(f"the timed output of {image} is {timed.shape}, or not finite, unlike the scored one")
         difference = np.abs(timed.clip(0, 1) - scored[image].clip(0, 1))
         drift[digest] = float(difference.max(initial=0))
-    return Finished(drift, _scores(cell, scored), gpu, absent)
+    gmacs, padded, why = _count(cell)
+    absent = {**cell.meter.absent, **absent, **why}
+    return Finished(drift, _scores(cell, scored), gmacs, padded, gpu, absent)
+
+
+def _count(cell: _Cell) -> tuple[float | None, dict[str, tuple[int, int]], dict[str, str]]:
+    """Multiply-adds in 1e9 of the first input, and what the encoder sees of each, without computing anything.
+
+    Not before the repeats: the compiler, which counting imports, takes 150 MiB.
+    """
+    from bench.memory import NoEstimate, count_work
+
+    model, scale, chunk = cell.model, cell.job.scale, cell.job.chunk
+    sizes = [(lr, item.hr.shape[:2]) for lr, item in zip(cell.batches, cell.inputs, strict=True)]
+    try:
+        counted = [count_work(model, lr, size, scale, chunk) for lr, size in sizes]
+    except NoEstimate as error:
+        return None, {}, dict.fromkeys(("gmacs", "padded_h", "padded_w"), str(error))
+    seen = zip(cell.inputs, counted, strict=True)
+    return counted[0].macs / 1e9, {item.image: work.encoder_size for item, work in seen if work.encoder_size}, {}
 
 
 def _scored(cell: _Cell, index: int) -> Any:
