@@ -17,11 +17,19 @@ _INPUTS = (
 )
 """Fields of `Scene`, with pairs in a row, and the backend's name, which may be "auto"."""
 _TENSORS = 4
+_DRAW, _DRAW_BACKWARD = "asrbench::rasterize", "asrbench::rasterize_backward"
 T = TypeVar("T", int, float)
 
 
-@torch.library.custom_op("asrbench::rasterize", mutates_args=(), schema=f"({_INPUTS}) -> Tensor")
-def draw(*inputs: Any) -> Tensor:
+# Not `torch.library.custom_op`: what it makes imports the compiler at its first call, two seconds and 160 MiB.
+torch.library.define(_DRAW, f"({_INPUTS}) -> Tensor")
+torch.library.define(_DRAW_BACKWARD, f"(Tensor grad_image, {_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor)")
+draw = torch.ops.asrbench.rasterize
+draw_backward = torch.ops.asrbench.rasterize_backward
+
+
+@torch.library.impl(_DRAW, "default")
+def _draw(*inputs: Any) -> Tensor:
     """Draw (B, C, H, W)."""
     backend, scene = _prepared(*inputs)
     with _full_precision(scene):
@@ -29,12 +37,8 @@ def draw(*inputs: Any) -> Tensor:
     return image
 
 
-@torch.library.custom_op(
-    "asrbench::rasterize_backward",
-    mutates_args=(),
-    schema=f"(Tensor grad_image, {_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor)",
-)
-def draw_backward(grad_image: Tensor, *inputs: Any) -> Gradients:
+@torch.library.impl(_DRAW_BACKWARD, "default")
+def _draw_backward(grad_image: Tensor, *inputs: Any) -> Gradients:
     """Gradients of mu, sigma, rho and color."""
     backend, scene = _prepared(*inputs)
     with _full_precision(scene):
@@ -72,13 +76,11 @@ def _full_precision(scene: Scene) -> torch.autocast:
     return torch.autocast(scene.mu.device.type, enabled=False)
 
 
-@draw.register_fake
-def _(mu: Tensor, sigma: Tensor, rho: Tensor, color: Tensor, canvas: Sequence[int], *how: Any) -> Tensor:
+def _fake_draw(mu: Tensor, sigma: Tensor, rho: Tensor, color: Tensor, canvas: Sequence[int], *how: Any) -> Tensor:
     return color.new_empty(mu.shape[0], color.shape[2], *canvas)
 
 
-@draw_backward.register_fake
-def _(grad_image: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+def _fake_backward(grad_image: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
     return tuple(value.new_empty(value.shape) for value in inputs[:_TENSORS])
 
 
@@ -100,8 +102,10 @@ def _refuse(ctx: Any, *gradients: Tensor) -> None:
     raise RuntimeError("rasterize cannot be differentiated twice.")
 
 
-draw.register_autograd(_differentiate, setup_context=_save)
-draw_backward.register_autograd(_refuse)
+torch.library.register_fake(_DRAW, _fake_draw)
+torch.library.register_fake(_DRAW_BACKWARD, _fake_backward)
+torch.library.register_autograd(_DRAW, _differentiate, setup_context=_save)
+torch.library.register_autograd(_DRAW_BACKWARD, _refuse)
 for _device in ("cpu", "cuda"):
-    draw.register_autocast(_device, torch.float32)
-    draw_backward.register_autocast(_device, torch.float32)
+    torch.library.register_autocast(_DRAW, _device, torch.float32)
+    torch.library.register_autocast(_DRAW_BACKWARD, _device, torch.float32)
