@@ -33,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return  # the user's own
     folder = Path(".benchmarks") / machine_id()
     option.benchmark_storage = f"file://./{folder}"
-    if option.benchmark_compare is None and any(folder.rglob("*.json")):
+    if option.benchmark_compare == [] and any(folder.rglob("*.json")):
         option.benchmark_compare = True  # it would be an error where nothing was saved yet
 
 
