@@ -315,7 +315,8 @@ def baseline_update(
 @app.command(name="list")
 def list_(
     kind: Annotated[
-        str, typer.Argument(help="methods, backbones, datasets, metrics, protocols, checkpoints, recipes.")
+        str,
+        typer.Argument(help="methods, backbones, datasets, metrics, protocols, cost-protocols, checkpoints, recipes."),
     ],
     pattern: Annotated[str, typer.Argument(help="Wildcard on the name, as 'gs*'.")] = "*",
     data_root: DataRoot = None,

@@ -98,6 +98,13 @@ def _protocols(_: Path | None) -> Lines:
         yield name, protocol.title, protocol.source
 
 
+def _cost_protocols(_: Path | None) -> Lines:
+    from bench.cost.protocols import COST_PROTOCOLS
+
+    for name, protocol in COST_PROTOCOLS.items():
+        yield name, protocol.title, protocol.source
+
+
 def _checkpoints(_: Path | None) -> Lines:
     from methods.checkpoints import list_checkpoints
     from methods.official import catalogue
@@ -133,6 +140,7 @@ LISTS: Mapping[str, tuple[tuple[str, ...], Callable[[Path | None], Lines]]] = {
     "datasets": (("name", "title", "images", "where"), _datasets),
     "metrics": (("name", "title", "better", "available", "implementation, or what is missing"), _metrics),
     "protocols": (("name", "rules", "source"), _protocols),
+    "cost-protocols": (("name", "rules", "source"), _cost_protocols),
     "recipes": (("name", "method", "backbone", "steps", "batch", "losses", "about"), _recipes),
     "checkpoints": (("name", "file", "state", "PSNR-Y", "licence", "where"), _checkpoints),
 }

@@ -236,18 +236,29 @@ def test_interruption_is_130(monkeypatch):
     assert call("list", "methods") == 130
 
 
-@pytest.mark.parametrize("kind", ["methods", "backbones", "datasets", "metrics", "protocols", "recipes"])
+@pytest.mark.parametrize(
+    "kind", ["methods", "backbones", "datasets", "metrics", "protocols", "cost-protocols", "recipes"]
+)
 def test_lists_name_everything(capsys, kind):
     assert call("list", kind) == 0
     out = capsys.readouterr().out
     expected = {"methods": "gsasr", "backbones": "rdn", "datasets": "embedded", "metrics": "dists", "protocols": "liif"}
-    expected |= {"recipes": "gsasr-micro"}
+    expected |= {"recipes": "gsasr-micro", "cost-protocols": "table3"}
     assert expected[kind] in out
     assert "\x1b" not in out
 
 
 @pytest.mark.parametrize(
-    "command", ["--help", "run --help", "list methods", "list datasets", "list recipes", "plan --scales 2 --limit 1"]
+    "command",
+    [
+        "--help",
+        "run --help",
+        "list methods",
+        "list datasets",
+        "list recipes",
+        "cost --help",
+        "plan --scales 2 --limit 1",
+    ],
 )
 def test_quick_commands_do_without_torch(tmp_path, command):
     script = (
