@@ -11,14 +11,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_array
 
 from bench import perceptual
 from methods.errors import UserError
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 ImageArray = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.floating[Any]]
@@ -200,6 +202,8 @@ def _gaussian(plane: FloatArray) -> FloatArray:
 
 @cache
 def _gaussian_operator(size: int) -> csr_array:
+    from scipy.sparse import csr_array
+
     offsets = np.arange(SSIM_WINDOW)
     weight = np.exp(-((offsets - SSIM_WINDOW // 2) ** 2) / (2 * SSIM_SIGMA**2))
     rows = size - SSIM_WINDOW + 1

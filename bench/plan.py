@@ -68,8 +68,11 @@ def make_plan(settings: RunSettings) -> Plan:
     protocol = settings.evaluation()
     sources = [_find_source(name, settings, protocol) for name in settings.datasets]
     _refuse_namesakes(sources)
+    device = likely_device(settings.device).partition(":")[0]
     cells = [
-        _complete(replace(network, dataset=source.name, family=source.family, scale=scale), source, settings, protocol)
+        _complete(
+            replace(network, dataset=source.name, family=source.family, scale=scale), source, settings, protocol, device
+        )
         for method in settings.methods
         for network in networks(method, settings)
         for source in sources
@@ -154,7 +157,7 @@ def _backbones(method: str, weights: str, chosen: Sequence[str]) -> Sequence[str
     return usual_backbones(method, weights)
 
 
-def _complete(cell: Cell, source: _Source, settings: RunSettings, protocol: Protocol) -> Cell:
+def _complete(cell: Cell, source: _Source, settings: RunSettings, protocol: Protocol, device: str) -> Cell:
     """Add the images and their row keys, or what is missing."""
     images = source.images.get(cell.scale, ())
     if cell.checkpoint is None:
@@ -170,7 +173,7 @@ def _complete(cell: Cell, source: _Source, settings: RunSettings, protocol: Prot
         dataset=cell.dataset,
         family=cell.family,
         scale=cell.scale,
-        device=likely_device(settings.device).partition(":")[0],
+        device=device,
         dtype=settings.dtype,
         acceleration=settings.acceleration(cell.backbone),
         metrics={name: metric_identity(name) for name in settings.metrics or protocol.rules(cell.family).metrics},

@@ -14,15 +14,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil, isfinite
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from scipy.sparse import csr_array
 
 from methods.errors import UserError
 from methods.resampling import Border, taps
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 Variant = Literal["basicsr", "matlab", "pillow"]
 ImageArray = npt.NDArray[Any]
@@ -100,6 +102,8 @@ def _pass(image: ImageArray, axis: int, out_size: int, factor: float, border: Bo
 
 
 def _operator(in_size: int, out_size: int, factor: float, border: Border, float32: bool) -> csr_array:
+    from scipy.sparse import csr_array
+
     index, weight = taps(in_size, out_size, factor, border, float32_positions=float32)
     starts = np.arange(out_size + 1) * index.shape[1]
     return csr_array((weight.ravel(), index.ravel(), starts), shape=(out_size, in_size))

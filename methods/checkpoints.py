@@ -14,6 +14,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,10 +56,16 @@ class Checkpoint:
 
 def list_checkpoints() -> list[Checkpoint]:
     """The shipped checkpoints, as `zoo/zoo.toml` lists them."""
-    entries = tomllib.loads((ZOO / "zoo.toml").read_text(encoding="utf-8")).get("checkpoint", [])
+    entries = _parse((ZOO / "zoo.toml").read_text(encoding="utf-8")).get("checkpoint", [])
     return [
         Checkpoint(e["method"], e["backbone"], "shipped", (ZOO / e["file"],), e["sha256"], about=e) for e in entries
     ]
+
+
+@cache
+def _parse(text: str) -> dict[str, Any]:
+    """A plan asks for the list many times over."""
+    return tomllib.loads(text)
 
 
 def usual_backbones(method: str, weights: str | Path = "shipped") -> tuple[str, ...]:
