@@ -641,7 +641,8 @@ def _explain(error: Exception) -> int:
 
         traceback.print_exception(error)
         return 2
-    print(f"{_PROGRAM}: {_sentence(error)}", file=sys.stderr)
+    if not hasattr(error, "format_message") or error.format_message():  # a group without a command: its help was shown
+        print(f"{_PROGRAM}: {_sentence(error)}", file=sys.stderr)
     return 2
 
 

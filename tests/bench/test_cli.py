@@ -277,6 +277,13 @@ def test_quick_commands_do_without_torch(tmp_path, command):
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
 
 
+def test_a_group_without_a_command_shows_its_help(capsys):
+    assert call("baseline") == 2
+    said = capsys.readouterr()
+    assert "update" in said.out
+    assert said.err == ""
+
+
 def test_both_spellings_show_their_name(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
     command = [sys.executable, "-m", "bench", "list"]
