@@ -149,6 +149,23 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def tf32_allowed() -> tuple[bool, bool]:
+    """Whether CUDA may round the factors of float32 (products, convolutions) to TF32."""
+    import torch
+
+    with warnings.catch_warnings(action="ignore"):  # some versions would rather be asked in another way
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+
+def allow_tf32(products: bool, convolutions: bool) -> None:
+    """Let CUDA round the factors of float32 to TF32, or not."""
+    import torch
+
+    with warnings.catch_warnings(action="ignore"):
+        torch.backends.cuda.matmul.allow_tf32 = products
+        torch.backends.cudnn.allow_tf32 = convolutions
+
+
 def check_device(name: str) -> None:
     """Tell early whether there is a device called `name`, without touching it: another process is to have it alone.
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
+from bench.compute import allow_tf32, tf32_allowed
 from bench.cost.meter import Meter
 
 if TYPE_CHECKING:
@@ -47,14 +48,12 @@ def calibrate(device: torch.device, repeats: int = 1) -> float:
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
     """While it is entered, CUDA's float32 products may, or may not, round their factors to TF32."""
-    import torch
-
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = allowed
+    before = tf32_allowed()
+    allow_tf32(allowed, before[1])
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        allow_tf32(*before)
 
 
 @cache

@@ -34,14 +34,14 @@ print(json.dumps(measure_ceilings(prepare_torch(sys.argv[1], "float32", threads=
 def ceilings_elsewhere(device: str, threads: int | None) -> dict[str, Any] | None:
     """This machine's ceilings as a process of its own finds them, whose memory goes with it; None: it failed."""
     command = [sys.executable, "-c", _CEILINGS, device, "" if threads is None else str(threads)]
-    done = subprocess.run(command, env=_environment(ROOT), capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment(ROOT), capture_output=True, text=True, check=False)
     if done.returncode:
         return None
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def _environment(tree: Path) -> dict[str, str]:
+def environment(tree: Path) -> dict[str, str]:
     """In which a checkout's packages are found first."""
     paths = [str(tree), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
@@ -67,7 +67,7 @@ class Worker:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.cost.worker"],
             cwd=tree,
-            env=_environment(tree),
+            env=environment(tree),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

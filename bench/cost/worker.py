@@ -108,11 +108,10 @@ def _prepare(job: Job) -> Compute:
     """Set torch up: the switches of precision first, as everything else may depend on them."""
     import torch
 
-    from bench.compute import prepare_torch
+    from bench.compute import allow_tf32, prepare_torch
 
     if job.tf32 is not None:
-        torch.backends.cuda.matmul.allow_tf32 = "matmul" in job.tf32
-        torch.backends.cudnn.allow_tf32 = "conv" in job.tf32
+        allow_tf32("matmul" in job.tf32, "conv" in job.tf32)
     if job.autotune is not None:
         torch.backends.cudnn.benchmark = job.autotune
     return prepare_torch(
@@ -158,15 +157,14 @@ def _batch(item: Input, compute: Compute) -> Tensor:
 def _loaded(cell: _Cell, checkpoint: Any, rss_base: float | None, used_before: Mapping[str, float]) -> Loaded:
     import torch
 
-    from bench.compute import compute_facts
+    from bench.compute import compute_facts, tf32_allowed
     from kernels import choose
 
     compute, job = cell.compute, cell.job
     facts = compute_facts(compute)
     nvml_base, absent = _nvml_base(compute, used_before)
     shapes = tuple(Shape(item.image, item.lr.shape[:2], item.hr.shape[:2]) for item in cell.inputs)
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    allowed = (("matmul", matmul.allow_tf32), ("conv", cudnn.allow_tf32)) if compute.device.type == "cuda" else ()
+    allowed = zip(("matmul", "conv"), tf32_allowed(), strict=True) if compute.device.type == "cuda" else ()
     return Loaded(
         version=VERSION,
         options=json.dumps(cell.model.effective_options(), sort_keys=True),
@@ -178,7 +176,7 @@ def _loaded(cell: _Cell, checkpoint: Any, rss_base: float | None, used_before: M
         dtype=compute.dtype_name,
         acceleration=facts["acceleration"] if job.backbone else "",
         tf32="+".join(name for name, on in allowed if on),
-        autotune=bool(cudnn.benchmark),
+        autotune=bool(torch.backends.cudnn.benchmark),
         compute=facts,
         rasterizer=choose(compute.device, compute.dtype)._asdict(),
         rss_base_mib=rss_base,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from bench.compute import allow_tf32, tf32_allowed
 from bench.parity.cases import CannotRun, Case, find_cases, method_name
 from bench.parity.networks import method_arrays, method_model
 from methods.registry import method_spec
@@ -78,11 +81,21 @@ def check_on(case: Case, device: str | torch.device, precision: str) -> DevicePa
 
 @contextmanager
 def _precision(device: torch.device, name: str) -> Iterator[None]:
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = name == "tf32"
+    before = tf32_allowed()
+    allow_tf32(name == "tf32", name == "tf32")
     try:
         with torch.autocast(device.type, torch.bfloat16, enabled=name == "bfloat16"):
             yield
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
+        allow_tf32(*before)
+
+
+def main() -> None:
+    """For another process, whose memory on the device goes with it: DEVICE PATH...; a line of JSON per result."""
+    device, *paths = sys.argv[1:]
+    for result in device_parity(paths, device):
+        print(json.dumps(asdict(result), allow_nan=False), flush=True)
+
+
+if __name__ == "__main__":
+    main()
