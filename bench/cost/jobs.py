@@ -45,6 +45,8 @@ class Job:
     threads: int | None = None
     chunk: int | None = None
     tile_lr: int | None = None
+    count: bool = True
+    """Whether to count multiply-adds in the end, which takes seconds and comes out the same for the same cell."""
 
 
 @dataclass(frozen=True)

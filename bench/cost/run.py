@@ -16,7 +16,7 @@ from uuid import uuid4
 from bench.compute import check_device
 from bench.cost.calibration import VERSION as CALIBRATION
 from bench.cost.client import Failure, Worker, ceilings_elsewhere
-from bench.cost.jobs import Failed, Finished, Loaded, Repeat
+from bench.cost.jobs import Failed, Finished, Job, Loaded, Repeat
 from bench.cost.measured import cost_rows, failed_row
 from bench.cost.plan import Attempt, CostCell, attempts, cost_cells
 from bench.cost.rows import CostRow, peak_mib
@@ -222,24 +222,26 @@ class _Measurement:
         sessions: list[tuple[str, dict[str, _Taken]]] = []
         for processes in range(min(self.settings.processes, left), 0, -1):
             count = -(-left // processes)
-            sessions.append((uuid4().hex, self._take(attempt, count)))
+            asked = attempt.job if not sessions else replace(attempt.job, count=False)
+            sessions.append((uuid4().hex, self._take(asked, count)))
             left -= count
         rows: list[CostRow] = []
         for name, folder in self.folders.items():
             rows = []
             for session, taken in sessions:
-                found = taken[name]
-                answers = found.loaded, found.repeats, found.finished
+                found, counted = taken[name], sessions[0][1][name].finished
+                finished = replace(found.finished, gmacs=counted.gmacs, padded=counted.padded)
+                answers = found.loaded, found.repeats, finished
                 rows += cost_rows(name, self.settings, cell, attempt, session, *answers, first=len(rows))
             for row in rows:
                 folder.append(row)
         return rows
 
-    def _take(self, attempt: Attempt, count: int) -> dict[str, _Taken]:
+    def _take(self, job: Job, count: int) -> dict[str, _Taken]:
         """Run one process per checkout through warm-ups and repeats, in turns if there are two."""
         with ExitStack() as stack:
             workers = {name: stack.enter_context(Worker(tree)) for name, tree in self.trees.items()}
-            loaded = {name: worker.load(attempt.job) for name, worker in workers.items()}
+            loaded = {name: worker.load(job) for name, worker in workers.items()}
             for name, found in loaded.items():
                 if not self.manifests[name].compute:
                     self.manifests[name] = replace(
