@@ -32,6 +32,8 @@ VARIABLES = (
     "ASRBENCH_CACHE",
 )
 """Environment variables that can change speed, memory or the last digits."""
+_DRIVER_SIGNS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg")
+"""On Linux; the last one is Windows' subsystem."""
 
 
 def capture() -> dict[str, Any]:
@@ -156,7 +158,12 @@ def likely_device(name: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1")
     cpu_build = "+cpu" in (package_version("torch") or "+cpu")
-    return "cpu" if hidden or cpu_build or not nvidia_gpus()[0] else "cuda"
+    return "cpu" if hidden or cpu_build or not driver_visible() or not nvidia_gpus()[0] else "cuda"
+
+
+def driver_visible() -> bool:
+    """Whether the system shows a sign of an NVIDIA driver; without one, NVML's module need not be imported."""
+    return sys.platform != "linux" or any(Path(sign).exists() for sign in _DRIVER_SIGNS)
 
 
 def shadowed_packages() -> Mapping[str, str]:

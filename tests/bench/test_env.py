@@ -48,12 +48,16 @@ def test_likely_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(env, "package_version", lambda _: "2.9.0")
     monkeypatch.setattr(env, "nvidia_gpus", lambda: ([{"name": "H200"}], None))
+    monkeypatch.setattr(env, "driver_visible", lambda: True)
     assert env.likely_device("auto") == "cuda"
     assert env.likely_device("cpu") == "cpu"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert env.likely_device("auto") == "cpu"
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr(env, "package_version", lambda _: "2.9.0+cpu")
+    assert env.likely_device("auto") == "cpu"
+    monkeypatch.setattr(env, "package_version", lambda _: "2.9.0")
+    monkeypatch.setattr(env, "driver_visible", lambda: False)
     assert env.likely_device("auto") == "cpu"
 
 

@@ -29,6 +29,7 @@ def marks_of(axes):
     }
 
 
+@pytest.mark.slow
 def test_writes_both_figures_of_a_whole_run(full_cost_run, tmp_path):
     files = write_cost_figures(full_cost_run, tmp_path)
     names = ["speed-quality.png", "speed-quality.pdf", "memory.png", "memory.pdf"]

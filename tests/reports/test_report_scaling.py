@@ -95,6 +95,7 @@ def test_failed_cells_and_fallbacks_are_no_points(make_cost_run, scaling_rows, f
     assert points == {"liif": 4, "ciaosr": 3, "gaussiansr": 4}
 
 
+@pytest.mark.slow
 def test_one_figure_per_scale(make_cost_run, scaling_rows):
     rows = scaling_rows(SIZES, LAWS) + scaling_rows(SIZES, LAWS, scale=2.0)
     files = write_scaling(make_cost_run(rows), formats=["latex"])

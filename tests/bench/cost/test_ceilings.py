@@ -101,6 +101,7 @@ def test_the_rates_by_hand(clock: list[bool]) -> None:
     assert clock == [False] * 4 + [False] * 8  # a warm-up and three repeats each
 
 
+@pytest.mark.slow
 def test_larger_products_are_tried_while_there_is_time(clock: list[bool]) -> None:
     assert ceilings_module._matmul_gflops(CPU, 0.0) == pytest.approx(2 * 256**3 / 1e6)
     few = len(clock)
