@@ -24,7 +24,7 @@ from methods.errors import UserError
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[3]
-COMPARISONS, PER_PROCESS, PROCESSES = 20, 3, 5
+COMPARISONS, PER_PROCESS, PROCESSES = 20, 5, 3
 INJECTION = '''
 
 def _injected(plain):
@@ -109,7 +109,7 @@ def test_a_busy_wait_and_doubled_memory_are_caught(tmp_path):
     slow = {"name": "MetaSR", "wait": "0.25", "before": "pass"}
     hungry = {"name": "Bicubic", "wait": "0", "before": "held = torch.ones(int(6.5 * 2**18))  # 6.5 MiB"}
     tree = checkout(tmp_path / "worse", metasr=slow, bicubic=hungry)
-    base, new = interleaved(tree, ROOT, tmp_path / "results", PROCESSES * 6)
+    base, new = interleaved(tree, ROOT, tmp_path / "results", PROCESSES * PER_PROCESS)
     found = compare(base, new)
     slower = {line.cell.method: line for line in found.speed}
     larger = {line.cell.method: line for line in found.amounts}
