@@ -1,7 +1,7 @@
 """Speed of all methods on EDSR-baseline: `python -m pytest tests/benchmarks/test_methods.py -m slow`.
 
 One run each: what is recorded beside the time, multiply-adds and GFLOP/s, says more than repeats would. Together they
-take about two minutes on two cores. `python -m bench profile` shows where a method's time goes, at any size.
+take about a minute on two cores. `python -m bench profile` shows where a method's time goes, at any size.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from methods import load
 from methods.registry import list_methods
 
 pytestmark = pytest.mark.slow
-SIZES = {"120x120 x4": (120, 4), "40x40 x12": (40, 12)}
-"""LR side and scale: the same 480 x 480 pixels from many LR pixels and from few."""
+SIZES = {"60x60 x4": (60, 4), "20x20 x12": (20, 12)}
+"""LR side and scale: the same 240 x 240 pixels from many LR pixels and from few."""
 
 
 @pytest.mark.parametrize("size", SIZES)
