@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 from threading import Timer
 from types import TracebackType
 from typing import Any, Self
@@ -64,8 +64,9 @@ class Worker:
         """tree: folder that holds the packages to measure. seconds: for one answer."""
         self._seconds = seconds
         self._errors = TemporaryFile()  # noqa: SIM115 - closed with the process
+        self._outputs = TemporaryDirectory(prefix="asrbench-cost-")  # ours: the process may be killed
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.cost.worker"],
+            [sys.executable, "-m", "bench.cost.worker", self._outputs.name],
             cwd=tree,
             env=environment(tree),
             stdin=subprocess.PIPE,
@@ -82,6 +83,7 @@ class Worker:
             self._process.kill()
         self._process.communicate()
         self._errors.close()
+        self._outputs.cleanup()
 
     def load(self, job: Job) -> Loaded:
         """Load a network and its inputs.

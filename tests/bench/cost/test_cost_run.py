@@ -281,10 +281,13 @@ def test_processes_that_die_cost_their_cell_alone(photos, tmp_path):
     command = [sys.executable, "-m", "bench", "cost", "--methods", ",".join(names), "--datasets", str(photos)]
     command += ["--scales", "2", "--crop", "32", "--warmups", "1", "--repeats", "4", "--metrics", "psnr_y"]
     command += ["--device", "cpu", "--out", str(tmp_path / "results"), "--run-id", "r"]
-    environment = stub_methods.plug_in(tmp_path / "plug", *names)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    environment = stub_methods.plug_in(tmp_path / "plug", *names) | {"TMPDIR": str(temporary)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stderr
+    assert not list(temporary.glob("asrbench-cost-*"))
     rows = list(read_rows(tmp_path / "results" / "r", CostRow))
     of = {name: [row for row in rows if row.method == name] for name in (*names, "bicubic")}
     assert [row.status for row in of["bicubic"]] == [row.status for row in of["slow"]] == ["ok"] * 4
