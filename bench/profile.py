@@ -211,19 +211,14 @@ class _Clock:
         self._since = now
 
 
-def matmul_gflops(device: torch.device, dtype: torch.dtype, repeats: int = 20) -> float:
+def matmul_gflops(device: torch.device, dtype: torch.dtype) -> float:
     """GFLOP/s of a product of 4096 x 256 by 256 x 256 numbers, the best of some repeats."""
     import torch
 
+    from bench.cost.ceilings import best_seconds
+
     left, right = (torch.rand(n, 256).to(device, dtype) for n in (4096, 256))
-    clock = _Clock(device)
-    best = float("inf")
-    for _ in range(repeats):
-        clock.seconds.clear()
-        with clock.part("product"):
-            left @ right
-        best = min(best, clock.seconds["product"])
-    return 2 * 4096 * 256 * 256 / best / 1e9
+    return 2e-9 * 4096 * 256 * 256 / best_seconds(lambda: left @ right, device, 0.25)
 
 
 def parse_sides(text: str) -> tuple[int, int]:

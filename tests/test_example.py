@@ -96,12 +96,13 @@ def test_an_absent_image_is_named_in_one_sentence(example, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_the_default_fit_keeps_its_promise(tmp_path):
+def test_a_third_of_the_default_fit_keeps_its_promise(tmp_path):
     if choose().name != "host" or torch.get_num_threads() < 2:
         pytest.skip("the promise is for compiled kernels on two cores")
-    done = subprocess.run([sys.executable, SCRIPT, "--out", tmp_path], capture_output=True, text=True, check=True)
-    assert float(re.search(r"dB, ([0-9.]+) s,", done.stdout)[1]) < 120
-    assert curve(tmp_path)[-1] > 39
+    command = [sys.executable, SCRIPT, "--steps", "700", "--out", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(re.search(r"dB, ([0-9.]+) s,", done.stdout)[1]) < 42
+    assert curve(tmp_path)[-1] > 37.8
 
 
 def test_what_the_document_shows_runs():

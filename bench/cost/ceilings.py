@@ -94,7 +94,7 @@ def _matmul_gflops(device: torch.device, seconds: float) -> float:
         # Three repeats, a warm-up and the making of the matrices, eight times the work of those before.
         if best and 2e-9 * side**3 / best > left / 8:
             break
-        best = max(best, 2e-9 * side**3 / _best_seconds(_product(device, side), device, left / 4))
+        best = max(best, 2e-9 * side**3 / best_seconds(_product(device, side), device, left / 4))
     return best
 
 
@@ -113,7 +113,7 @@ def _copy_gb_s(device: torch.device, seconds: float) -> float:
     mib = _COPY_MIB_CUDA if device.type == "cuda" else _COPY_MIB_PER_THREAD * threads
     source = torch.ones(mib * 2**18, device=device)
     target = torch.empty_like(source)
-    return 2e-9 * source.nbytes / _best_seconds(lambda: target.copy_(source), device, seconds)
+    return 2e-9 * source.nbytes / best_seconds(lambda: target.copy_(source), device, seconds)
 
 
 def _exp_g_s(device: torch.device, seconds: float) -> float:
@@ -130,11 +130,11 @@ def _exp_g_s(device: torch.device, seconds: float) -> float:
         for _ in range(calls):
             torch.exp(exponents, out=powers)
 
-    return 1e-9 * count * calls / _best_seconds(call, device, seconds)
+    return 1e-9 * count * calls / best_seconds(call, device, seconds)
 
 
-def _best_seconds(call: Callable[[], Any], device: torch.device, seconds: float) -> float:
-    """Of the repeats that fit into the time, and of three at least; the first one warms up and is dropped."""
+def best_seconds(call: Callable[[], Any], device: torch.device, seconds: float) -> float:
+    """Of the repeats that fit into so many `seconds`, and of three at least; the first one warms up and is dropped."""
     meter, deadline = Meter(device), time.perf_counter() + seconds
     meter.measure(call)
     best, repeats = float("inf"), 0
