@@ -53,17 +53,23 @@ class Run:
 
     def titles(self, kind: str) -> dict[str, str]:
         """Names to titles of the rows' methods, backbones or datasets (`kind`): the manifest's order, then theirs."""
-        listed = self.manifest.get(kind) or []
+        return titles_of([self], kind)
+
+
+def titles_of(runs: Sequence[Run], kind: str) -> dict[str, str]:
+    """Names to titles of the methods, backbones or datasets (`kind`) of all rows: the manifests' order, then theirs."""
+    found: dict[str, tuple[float, str]] = {}
+    for run in runs:
+        listed = run.manifest.get(kind) or []
         if isinstance(listed, dict):
             listed = [{"name": name, **(entry if isinstance(entry, dict) else {})} for name, entry in listed.items()]
-        entries = sorted(
-            (entry for entry in listed if isinstance(entry, dict)), key=lambda entry: entry.get("order", 0)
-        )
-        titles = {str(entry.get("name")): str(entry.get("title") or entry.get("name")) for entry in entries}
-        names = [str(name) for name in self.rows[kind.removesuffix("s")].unique()]
-        return {name: titles[name] for name in titles if name in names} | {
-            name: name for name in names if name not in titles
-        }
+        for entry in filter(lambda entry: isinstance(entry, dict), listed):
+            name = str(entry.get("name"))
+            found[name] = entry.get("order", 0), str(entry.get("title") or name)
+    names = dict.fromkeys(str(name) for run in runs for name in run.rows[kind.removesuffix("s")].unique())
+    ordered = sorted(found, key=lambda name: found[name][0])
+    titles = {name: found[name][1] for name in ordered if name in names}
+    return titles | {name: name for name in names if name not in titles}
 
 
 def load_run(path: str | Path) -> Run:

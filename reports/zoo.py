@@ -14,7 +14,7 @@ from tabulate import tabulate
 from reports.errors import ReportError
 from reports.files import write_atomic
 from reports.plots import new_figure, styles
-from reports.rows import load_run
+from reports.rows import load_run, titles_of
 
 _PUBLISHED = Path(__file__).parent / "published"
 SCORES, WEIGHTS, LOGS, REMARKS = "scores.csv", "weights.csv", "logs", "remarks.md"
@@ -26,6 +26,9 @@ _INTRODUCTION = """\
 images with the same seed, each for {first:.0f} to {last:.0f} minutes of one CPU thread ({machine}).
 [docs/training.md](../docs/training.md) has the rule and the commands. These are small networks after minutes: the
 comparison is of what each method learns in that time, not of what it can reach.
+"""
+_MEANS = """\
+In brackets: how many images, of the larger sets the first ones by name. Best bold, second underlined.
 """
 _DIFFERENCES = """\
 Mean over images of {reference} less the other, in dB, with a 95 % bootstrap interval ({resamples:,} resamples of the
@@ -60,13 +63,13 @@ def store_scores(run_dirs: Sequence[str | Path], folder: Path) -> Path:
             raise ReportError(f"Some images of {run.name} have no score: repeat the run, which tries them again.")
     if len(protocols := {run.protocol for run in runs}) > 1:
         raise ReportError(f"The runs follow the protocols {' and '.join(sorted(protocols))}, which do not compare.")
-    titles = {name: title for run in runs for name, title in run.titles("methods").items()}
+    titles = titles_of(runs, "methods")
     rows = pd.concat([run.rows for run in runs])
     weights = rows[["method", "checkpoint_sha256"]].drop_duplicates()
     if repeated := list(weights.loc[weights["method"].duplicated(), "method"]):
         raise ReportError(f"The runs have different weights of {repeated[0]}: score all with the same.")
     rows = rows.drop_duplicates([*_IMAGE, "method"])
-    rows["dataset"] = pd.Categorical(rows["dataset"], rows["dataset"].unique())  # sorted as the runs have them
+    rows["dataset"] = pd.Categorical(rows["dataset"], list(titles_of(runs, "datasets")))
     scores = rows.pivot(index=_IMAGE, columns="method", values="psnr_y")[list(titles)]
     limited = {name for run in runs if run.manifest.get("limit") for name in run.rows["dataset"].unique()}
     scores = scores[~scores.index.get_level_values("dataset").isin(limited) | _complete(scores)]
@@ -75,6 +78,7 @@ def store_scores(run_dirs: Sequence[str | Path], folder: Path) -> Path:
         raise ReportError(f"{lacking} was not scored on every image that other methods were: add the run that does.")
     weights["title"] = weights["method"].map(titles)
     scores = _with_earlier(scores.reset_index(), weights, folder)
+    weights = weights.set_index("method").loc[list(titles)].reset_index()
     write_atomic(folder / WEIGHTS, weights.to_csv(index=False, lineterminator="\n").encode())
     text = scores.to_csv(index=False, float_format="%.4f", lineterminator="\n")
     return write_atomic(folder / SCORES, text.encode())
@@ -150,6 +154,7 @@ def write_page(
         "# One budget for all methods\n",
         _introduction(entries),
         "## PSNR-Y in dB\n",
+        _MEANS,
         means_table(scores),
         f"## Differences to {reference}\n",
         _DIFFERENCES.format(reference=reference, resamples=RESAMPLES),
