@@ -139,6 +139,15 @@ def test_scores_of_several_runs_are_joined(first, second, tmp_path):
     assert (found["Set5", "1.png", "liif"], found["Another", "9.png", "gsasr"]) == (31.0, 34.0)
 
 
+def test_methods_stand_in_the_suites_order_whatever_run_they_are_of(make_run, row, tmp_path):
+    runs = []
+    for name, title, order in (("gsasr", "GSASR", 9), ("liif", "LIIF", 2), ("bicubic", "Bicubic", 0)):
+        about = [{"name": name, "title": title, "order": order}]
+        runs.append(make_run([row(name, "0.png", psnr_y=30.0)], methods=about).rename(tmp_path / name))
+    store_scores(runs, tmp_path)
+    assert list(read_scores(tmp_path, ENTRIES)["title"].unique()) == ["Bicubic", "LIIF", "GSASR"]
+
+
 def test_earlier_scores_of_the_same_weights_stay(first, second, tmp_path):
     store_scores([first], tmp_path)
     store_scores([second(partial=True, limit=1)], tmp_path)
