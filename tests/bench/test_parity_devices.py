@@ -52,13 +52,14 @@ def test_a_case_that_cannot_run_says_why(tmp_path):
 
 @pytest.mark.slow
 def test_every_method_runs_in_bfloat16():
-    """On its smallest case; CPUs without instructions for the type take minutes for all."""
+    """On its smallest case, and CMSR's pyramid; CPUs without instructions for the type take minutes for all."""
     smallest: dict[str, Case] = {}
     for case in filter(method_name, find_cases([CASES])):
         name = method_name(case)
         smallest[name] = min(case, smallest.get(name, case), key=lambda one: one.arrays["out"].size)
     assert len(smallest) >= 12
-    for found in device_parity([case.path for case in smallest.values()], "cpu", ["bfloat16"]):
+    pyramid = CASES / "lmf" / "lmliif_edsr_cmsr_x8.json"
+    for found in device_parity([*(case.path for case in smallest.values()), pyramid], "cpu", ["bfloat16"]):
         assert found.reason is None, f"{found.case}: {found.reason}"
         assert found.snr_db > 30, found.case  # of 8 bits, at most 48 dB, attention and many layers may lose three
 
