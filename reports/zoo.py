@@ -48,9 +48,9 @@ class Difference(NamedTuple):
 def store_scores(run_dirs: Sequence[str | Path], folder: Path) -> Path:
     """Keep what the page needs of runs, in the zoo's folder: PSNR-Y per image, and which weights they are of.
 
-    Together the runs must have scored every method on every image. Of runs with `--limit`, finished or not, those
-    images of a data set count that all methods have at all scales. Scores that are there already stay if they are of
-    the same weights; those of images in the runs are replaced.
+    Scores that are there already stay if they are of the same weights, so that runs may add images, or a network that
+    was trained again; together they must have every method on every image of the runs. Of runs with `--limit`, finished
+    or not, those images of a data set count that all methods have at all scales.
 
     Raises:
         ReportError: there is no such run, it is not finished, weights differ between runs, or an image has no score.
@@ -69,18 +69,19 @@ def store_scores(run_dirs: Sequence[str | Path], folder: Path) -> Path:
     if repeated := list(weights.loc[weights["method"].duplicated(), "method"]):
         raise ReportError(f"The runs have different weights of {repeated[0]}: score all with the same.")
     rows = rows.drop_duplicates([*_IMAGE, "method"])
-    rows["dataset"] = pd.Categorical(rows["dataset"], list(titles_of(runs, "datasets")))
-    scores = rows.pivot(index=_IMAGE, columns="method", values="psnr_y")[list(titles)]
+    scores = rows.pivot(index=_IMAGE, columns="method", values="psnr_y")
+    weights = weights.assign(title=weights["method"].map(titles)).set_index("method").loc[list(titles)]
+    sets, images = list(titles_of(runs, "datasets")), scores.index
+    scores, weights, sets = _with_earlier(scores, weights, sets, folder)
     limited = {name for run in runs if run.manifest.get("limit") for name in run.rows["dataset"].unique()}
-    scores = scores[~scores.index.get_level_values("dataset").isin(limited) | _complete(scores)]
+    optional = scores.index.get_level_values("dataset").isin(limited) | ~scores.index.isin(images)
+    scores = scores[~optional | _complete(scores)]
     if scores.isna().any(axis=None):
         lacking = scores.columns[scores.isna().any()][0]
         raise ReportError(f"{lacking} was not scored on every image that other methods were: add the run that does.")
-    weights["title"] = weights["method"].map(titles)
-    scores = _with_earlier(scores.reset_index(), weights, folder)
-    weights = weights.set_index("method").loc[list(titles)].reset_index()
-    write_atomic(folder / WEIGHTS, weights.to_csv(index=False, lineterminator="\n").encode())
-    text = scores.to_csv(index=False, float_format="%.4f", lineterminator="\n")
+    write_atomic(folder / WEIGHTS, weights.to_csv(lineterminator="\n").encode())
+    found = scores.reset_index().astype({"dataset": pd.CategoricalDtype(sets)}).sort_values(_IMAGE, kind="stable")
+    text = found.to_csv(index=False, float_format="%.4f", lineterminator="\n")
     return write_atomic(folder / SCORES, text.encode())
 
 
@@ -91,21 +92,19 @@ def _complete(scores: pd.DataFrame) -> pd.Series[bool]:
     return whole.groupby(level=["dataset", "image"], observed=True).transform("sum") == scales
 
 
-def _with_earlier(scores: pd.DataFrame, weights: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """The scores after those that the folder holds of the same weights, each data set as a whole."""
+def _with_earlier(
+    scores: pd.DataFrame, weights: pd.DataFrame, sets: list[str], folder: Path
+) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """The scores, weights and data sets together with those in the folder that are of no other weights."""
     try:
-        earlier, of = pd.read_csv(folder / SCORES), pd.read_csv(folder / WEIGHTS)
+        earlier, of = pd.read_csv(folder / SCORES, index_col=_IMAGE), pd.read_csv(folder / WEIGHTS, index_col="method")
     except (OSError, ValueError):
-        return scores
-    now, before = (table.fillna("").set_index("method")["checkpoint_sha256"].to_dict() for table in (weights, of))
-    if any(now[name] != before[name] for name in now.keys() & before.keys()):
-        return scores
-    if lacking := sorted(map(str, now.keys() ^ before.keys())):
-        raise ReportError(f"Only one of the earlier scores and the runs has {lacking[0]}: add the run that lacks it.")
-    new = scores.astype({"dataset": str})
-    both = pd.concat([earlier, new]).drop_duplicates(_IMAGE, keep="last")
-    both["dataset"] = pd.Categorical(both["dataset"], pd.concat([earlier["dataset"], new["dataset"]]).unique())
-    return both.sort_values(_IMAGE, kind="stable")[list(scores.columns)]
+        return scores[list(weights.index)], weights, sets
+    now, before = (table["checkpoint_sha256"].fillna("").to_dict() for table in (weights, of))
+    earlier = earlier.drop(columns=[name for name in now.keys() & before.keys() if now[name] != before[name]])
+    known = list(earlier.index.get_level_values("dataset").unique())
+    both = weights.combine_first(of).loc[list(dict.fromkeys([*of.index, *weights.index]))]
+    return scores.combine_first(earlier)[list(both.index)], both[weights.columns], [*dict.fromkeys([*known, *sets])]
 
 
 def read_scores(folder: Path, entries: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

@@ -167,8 +167,17 @@ def test_of_a_limited_run_whole_images_count(make_run, row, tmp_path):
 def test_a_method_that_only_earlier_scores_have_is_named(first, make_run, row, tmp_path):
     store_scores([first], tmp_path)
     rows = [row(name, "9.png", dataset="Another", psnr_y=29.0) for name in ("bicubic", "liif")]
-    with pytest.raises(ReportError, match="has gsasr"):
+    with pytest.raises(ReportError, match="gsasr was not scored"):
         store_scores([make_run(rows)], tmp_path)
+
+
+def test_a_network_trained_again_joins_the_others_earlier_scores(first, make_run, row, tmp_path):
+    store_scores([first], tmp_path)
+    (path := tmp_path / "weights.csv").write_text(path.read_text().replace(ENTRIES[1]["sha256"], "0" * 64))
+    rows = [row("gsasr", image, psnr_y=33.0, checkpoint_sha256=ENTRIES[1]["sha256"]) for image in ("0.png", "1.png")]
+    store_scores([make_run(rows)], tmp_path)
+    found = read_scores(tmp_path, ENTRIES).set_index(["image", "method"])["psnr_y"]
+    assert (found["1.png", "gsasr"], found["1.png", "liif"], found["0.png", "gsasr"]) == (33.0, 31.0, 33.0)
 
 
 def test_earlier_scores_of_other_weights_go(first, second, tmp_path):

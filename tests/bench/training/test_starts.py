@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from skimage import data
@@ -43,15 +42,42 @@ def test_the_start_interpolates(name):
         torch.testing.assert_close(started(name)(lr, (14, 18), 2.0), expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("up", [(1,), (2,), (3,), (2, 2)])
-def test_the_start_of_gsasr_resembles_the_input(up):
-    image = resize(data.astronaut(), 1 / 21, out_size=(24, 24))
-    lr = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
+@pytest.fixture(scope="module")
+def pair():
+    """An image (1, 3, 96, 96) and its half."""
+    image = resize(data.astronaut(), 96 / 512, out_size=(96, 96))
+    half = resize(image, 0.5, out_size=(48, 48))
+    return [torch.from_numpy(x).permute(2, 0, 1)[None] / 255 for x in (image, half)]
+
+
+@pytest.mark.parametrize("up", [(2,), (3,), (2, 2)])
+def test_the_start_of_gsasr_is_better_than_linear_interpolation(up, pair):
+    hr, lr = pair
     with torch.no_grad():
-        sr = started("gsasr", lr_window=4.0, up=up)(lr, (48, 48), 2.0)
-    expected = F.interpolate(lr, size=(48, 48), mode="bilinear")
-    assert np.corrcoef(sr.flatten(), expected.flatten())[0, 1] > 0.9
-    assert abs(sr.mean() - expected.mean()) < 0.15
+        sr = started("gsasr", lr_window=4.0, up=up)(lr, (96, 96), 2.0)
+    linear = F.interpolate(lr, size=(96, 96), mode="bilinear")
+    assert F.mse_loss(sr[..., 2:-2, 2:-2], hr[..., 2:-2, 2:-2]) < F.mse_loss(linear, hr)
+    assert abs(sr.mean() - hr.mean()) < 0.01
+
+
+@pytest.mark.parametrize("up", [(1,), (2,), (3,), (2, 2)])
+def test_the_start_of_gsasr_reaches_the_borders(up):
+    lr = torch.full((1, 3, 24, 24), 0.6)
+    with torch.no_grad():
+        sr = started("gsasr", lr_window=4.0, up=up)(lr, (96, 96), 4.0)
+    assert (sr[..., 4:-4, 4:-4] - 0.6).abs().max() < 0.05
+    for border in (sr[..., 0, :], sr[..., -1, :], sr[..., 0], sr[..., -1]):
+        assert 0.45 < border.mean() < 0.66
+
+
+def test_the_start_of_gsasr_bears_noise(pair):
+    """A norm of zeros turns the smallest noise of the embeddings into unit variance."""
+    model, (_, lr) = started("gsasr", lr_window=4.0, up=(2, 2)), pair
+    with torch.no_grad():
+        before = model(lr, (96, 96), 2.0)
+        for parameter in model.parameters():
+            parameter += 1e-4 * torch.randn_like(parameter).sign()
+        assert (model(lr, (96, 96), 2.0) - before).abs().mean() < 2e-3
 
 
 def test_it_is_refused_for_other_networks():
