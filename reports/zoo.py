@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -23,7 +24,7 @@ RESAMPLES = 10_000
 """Of the images, for a bootstrap interval."""
 _INTRODUCTION = """\
 {count} methods on one small encoder ({backbone}), widths scaled down by one rule, trained by one recipe on the same
-images with the same seed, each for {first:.0f} to {last:.0f} minutes of one CPU thread ({machine}).
+images with the same seed, each for {first:.0f} to {last:.0f} minutes of one CPU thread ({machine}{elsewhere}).
 [docs/training.md](../docs/training.md) has the rule and the commands. These are small networks after minutes: the
 comparison is of what each method learns in that time, not of what it can reach.
 """
@@ -151,7 +152,7 @@ def write_page(
     for part in (
         "<!-- Written by `python -m bench zoo`; train, score and write again instead of editing. -->\n",
         "# One budget for all methods\n",
-        _introduction(entries),
+        _introduction(entries, titles),
         "## PSNR-Y in dB\n",
         _MEANS,
         means_table(scores),
@@ -229,9 +230,16 @@ def differences_table(scores: pd.DataFrame, reference: str) -> str:
     return tabulate(_once(lines), heads, "pipe", disable_numparse=True, colalign=align) + "\n"
 
 
-def _introduction(entries: Sequence[Mapping[str, Any]]) -> str:
-    minutes = sorted(entry["cpu_seconds"] / 60 for entry in entries)
-    return _INTRODUCTION.format(count=len(entries), first=minutes[0], last=minutes[-1], **entries[0])
+def _introduction(entries: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> str:
+    machine = Counter(entry["machine"] for entry in entries).most_common(1)[0][0]
+    minutes = sorted(entry["cpu_seconds"] / 60 for entry in entries if entry["machine"] == machine)
+    elsewhere = "".join(
+        f"; {titles.get(entry['method'], entry['method'])} for {entry['cpu_seconds'] / 60:.0f} on {entry['machine']}"
+        for entry in entries
+        if entry["machine"] != machine
+    )
+    about = {**entries[0], "machine": machine, "elsewhere": elsewhere}
+    return _INTRODUCTION.format(count=len(entries), first=minutes[0], last=minutes[-1], **about)
 
 
 def _order(scores: pd.DataFrame, published: pd.DataFrame, reference: str) -> str:

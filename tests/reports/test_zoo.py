@@ -95,7 +95,8 @@ def test_the_page_says_whether_the_order_is_the_papers(scores, tmp_path):
         )
     (tmp_path / "remarks.md").write_text("Seen by eye.\n")
     published = pd.DataFrame({"method": ["LIIF", "GSASR"] * 2, "scale": [2, 2, 4, 4], "value": [30, 31, 27.0, 26.0]})
-    text = write_page(tmp_path, ENTRIES, tmp_path / "out", published=published).read_text()
+    entries = [ENTRIES[0], {**ENTRIES[1], "machine": "another", "cpu_seconds": 1200}]
+    text = write_page(tmp_path, entries, tmp_path / "out", published=published).read_text()
     assert "×2: another order. Here LIIF > GSASR" in text
     assert "×4: the same order" in text
     assert "×3" not in text
@@ -103,7 +104,7 @@ def test_the_page_says_whether_the_order_is_the_papers(scores, tmp_path):
     gap = difference(at_4["GSASR"], at_4["LIIF"])
     assert f"over all 6 images: {gap.mean:+.2f} dB, 95 % interval [{gap.low:+.2f}, {gap.high:+.2f}]" in text
     assert "## Remarks\n\nSeen by eye.\n\n## Cost" in text
-    assert "each for 10 to 10 minutes" in text
+    assert "each for 10 to 10 minutes of one CPU thread (a machine; GSASR for 20 on another)" in text
     assert ["LIIF", "360,000", "100", "6.000", "10.0", "1.50"] in cells(text)
     image = Image.open(io.BytesIO((tmp_path / "out" / "zoo-curves.png").read_bytes()))
     assert image.size == (1200, 540)
