@@ -59,13 +59,13 @@ def interpolate_gsasr(model: Any) -> None:
     first = model.encoder.conv_first
     first.bias[RGB:] -= GREY * first.weight[RGB:].sum((1, 2, 3))
     heads = {name: getattr(model, f"mlp_block_{name}") for name in HEADS}
-    block, *others = model.window_crossattn_blocks
-    for layers in (model.img_feat_proj, block.mlp, *(other.mlp for other in others), *heads.values()):
+    blocks = list(model.window_crossattn_blocks)
+    for layers in (model.img_feat_proj, *(block.mlp for block in blocks), *heads.values()):
         preserve(layers)
     _project_features(model.img_feat_proj)
     model.gs_embedding.zero_()
-    for other in (block, *others):
-        for layer in other.blocks:
+    for block in blocks:
+        for layer in block.blocks:
             for last in (
                 layer.gs_cross_attn_scale.out_proj,
                 layer.mlp_crossattn_scale.fc2,
@@ -73,13 +73,14 @@ def interpolate_gsasr(model: Any) -> None:
                 layer.mlp_crossattn_feature.fc2,
             ):
                 zero(last)
-    block.norm.weight.zero_()
-    _look_at_own_token(block.blocks[0].window_cross_attn)
-    for layer in block.mlp[::2]:
+    first_block, *others = blocks
+    first_block.norm.weight.zero_()
+    _look_at_own_token(first_block.blocks[0].window_cross_attn)
+    for layer in first_block.mlp[::2]:
         copy(layer, count=RGB + 1)
-    block.mlp[2].bias[:RGB] = -GREY
-    for other in (*others, *model.gs_selfattn_blocks):
-        zero(other.mlp[2])
+    first_block.mlp[2].bias[:RGB] = -GREY
+    for block in (*others, *model.gs_selfattn_blocks):
+        zero(block.mlp[2])
     _enlarge(model.UPNet)
     spacing = model.step / math.prod(shuffle.upscale_factor for shuffle in model.UPNet[1::2])
     _set_geometry(heads, spacing)
