@@ -43,6 +43,9 @@ BORDER_OPACITY, BORDER_SHIFT = 1.42, 0.2
 cells. Least squares: their sum at a border is then 0.86, within half a cell 0.98 and beyond 0.97 to 1.06, not 0.5."""
 DARKEST = 0.005
 """The first colour of Gaussians where the image is black."""
+LOUDNESS = 6.0
+"""Colours are carried this many times as large up to the heads, and what reads them divides by it: the same output, but
+what a step of Adam, as large as the learning rate, adds to the weights that carry them counts a sixth."""
 GEOMETRY = 0.5
 """Gain of the hidden layers of the heads but colour's: a sigma that wavers by 1 % moves brightness by 2 %."""
 
@@ -85,6 +88,7 @@ def interpolate_gsasr(model: Any) -> None:
     spacing = model.step / math.prod(shuffle.upscale_factor for shuffle in model.UPNet[1::2])
     _set_geometry(heads, spacing)
     _invert_sigmoid(heads["rgb"])
+    _amplify_colours(model)
 
 
 def _project_features(layers: nn.Sequential) -> None:
@@ -170,3 +174,22 @@ def _invert_sigmoid(head: nn.Sequential) -> None:
         second.weight[units, c] = torch.cat([torch.ones(1), side])
         cast(torch.Tensor, second.bias)[units] = torch.cat([torch.zeros(1), -side * inner])
         last.weight[c, units] = torch.cat([middle[None], slopes.diff()])
+
+
+def _amplify_colours(model: Any) -> None:
+    """Multiply the colours by `LOUDNESS` where they enter; undo it where they reach a head or are but looked at."""
+    encoder, block = model.encoder, model.window_crossattn_blocks[0]
+    attentions = [layer.window_cross_attn for layer in block.blocks]
+    carriers = [*model.img_feat_proj[::2], attentions[0].vhead, attentions[0].proj, *block.mlp[::2]]
+    spectators = [residual.conv1 for residual in encoder.body] + [encoder.conv_after_body]
+    spectators += [attention.khead for attention in attentions] + [attention.vhead for attention in attentions[1:]]
+    heads = [model.get_submodule(f"mlp_block_{name}")[0] for name in HEADS]
+    for layer in (*carriers, *spectators, *model.UPNet[::2], *heads):
+        layer.weight[:, :RGB] /= LOUDNESS
+    for layer, pixels in (
+        (encoder.conv_first, 1),
+        *((layer, 1) for layer in carriers),
+        *((conv, shuffle.upscale_factor**2) for conv, shuffle in zip(model.UPNet[::2], model.UPNet[1::2], strict=True)),
+    ):
+        for parameter in layer.parameters():
+            parameter[: RGB * pixels] *= LOUDNESS
