@@ -303,13 +303,14 @@ def baseline_update(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="A run's folder, of scores or of cost, or both.")],
     reason: Annotated[str, typer.Option(help="Why the numbers may change; kept beside them.")],
     folder: Annotated[Path, typer.Option(help="Folder of the baselines.")] = Path("results/baselines"),
+    subset: Annotated[bool, typer.Option("--subset", help="Keep the scores that the runs lack.")] = False,
 ) -> int:
     """Replace the committed baselines by the results of runs.
 
     \b
     baseline update results/after --reason "LIIF retrained for longer"
     """
-    return commands.baseline_update(runs, folder, reason)
+    return commands.baseline_update(runs, folder, reason, subset=subset)
 
 
 @app.command(name="list")

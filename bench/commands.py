@@ -197,12 +197,12 @@ def compare(base: str, new: str, *, subset: bool, allow_weights: bool, pinned: b
     return CHECK_FAILED if found.regressed else 0
 
 
-def baseline_update(runs: Sequence[str], folder: Path, reason: str) -> int:
+def baseline_update(runs: Sequence[str], folder: Path, reason: str, *, subset: bool) -> int:
     """Store what later results are compared with, and print the files."""
     from bench.comparison import store_baseline
 
     for run_folder in runs:
-        print(f"Written: {store_baseline(_run_path(run_folder), folder, reason)}")
+        print(f"Written: {store_baseline(_run_path(run_folder), folder, reason, subset=subset)}")
     return 0
 
 

@@ -32,24 +32,33 @@ def is_baseline(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (_METRICS, _SPEED)) and not (folder / "manifest.json").exists()
 
 
-def store_baseline(run: Path, folder: Path, reason: str) -> Path:
+def store_baseline(run: Path, folder: Path, reason: str, *, subset: bool = False) -> Path:
     """Make a finished run the baseline in `folder`, of metrics or of speed as it is of quality or of cost.
 
     Raises:
-        UserError: as `store_metrics`.
+        UserError: as `store_metrics`; or a subset of costs, which only one run measures alike.
     """
-    return (store_speed if read_side(run).kind == "cost" else store_metrics)(run, folder, reason)
+    if read_side(run).kind != "cost":
+        return store_metrics(run, folder, reason, subset=subset)
+    if subset:
+        raise UserError(
+            f"{run} is a run of cost, whose times compare with their own run's: measure all, or leave it out."
+        )
+    return store_speed(run, folder, reason)
 
 
-def store_metrics(run: Path, folder: Path, reason: str) -> Path:
+def store_metrics(run: Path, folder: Path, reason: str, *, subset: bool = False) -> Path:
     """Make the metrics of a finished run the baseline in `folder`; returns the CSV's path.
 
-    Of rows that are not ok nothing is stored.
+    Of rows that are not ok nothing is stored. subset: the baseline before keeps the results that the run lacks.
 
     Raises:
-        UserError: there is no reason, no such run, it is not finished, or `folder` cannot be written to.
+        UserError: there is no reason, no such run, it is not finished, `folder` cannot be written to, or the results of
+            a subset do not belong beside the others.
     """
     side = _finished(run, "run")
+    if subset:
+        side = _joined(_read_metrics(folder), side)
     about = _about(side, folder / _METRICS, reason)
     table = write_table(side)
     write_atomic(folder / _TABLE, table.encode())
@@ -90,6 +99,21 @@ def compare_with_baseline(
     if new.kind == "run":
         new = replace(new, scores={spot: _rounded(values) for spot, values in new.scores.items()})
     return judge(base, new, subset=subset, allow_weights=allow_weights, overrides=tolerances)
+
+
+def _joined(before: Side, new: Side) -> Side:
+    """The results of both, the new ones where both have some.
+
+    Raises:
+        UserError: they are of different protocols, images or conditions.
+    """
+    judge(before, new, subset=True, allow_weights=True)
+    return replace(
+        new,
+        manifest={**new.manifest, **{name: before.manifest[name] for name in _FACTS if name in before.manifest}},
+        entries={**before.entries, **new.entries},
+        scores={**before.scores, **new.scores},
+    )
 
 
 def _rounded(values: Values) -> Values:

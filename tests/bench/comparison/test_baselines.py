@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from comparison_runs import COST, cost_rows, manifest, quality_rows, write_run
 
-from bench.comparison.baseline import compare_with_baseline, store_metrics, store_speed
+from bench.comparison.baseline import compare_with_baseline, store_baseline, store_metrics, store_speed
 from methods.errors import UserError
 
 VALUES = (30.1234567, 31.0, 32.0, 33.0, 34.0)
@@ -50,6 +50,38 @@ def test_reasons_are_kept(tmp_path):
     assert about["reason"] == "three"
     assert [entry["reason"] for entry in about["history"]] == ["two", "one"]
     assert about["history"][0]["commit"] == "c0ffee"
+
+
+def test_a_subset_replaces_only_what_it_has(tmp_path):
+    """One network trained again: on fewer images here, to see the rest of its old results stay, too."""
+    bicubic = quality_rows((20.0, 21.0), method="bicubic", backbone="")
+    store_metrics(write_run(tmp_path / "all", [*quality_rows(VALUES), *bicubic]), tmp_path / "base", "all")
+    file = tmp_path / "base" / "metrics.csv"
+    before = file.read_text().splitlines()
+    again = write_run(tmp_path / "again", quality_rows((35.0, 36.0), checkpoint_sha256="new"))
+    store_metrics(again, tmp_path / "base", "LIIF trained again", subset=True)
+    after = file.read_text().splitlines()
+    changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
+    assert [new for _, new in changed] == [
+        old.replace("abc", "new").replace(psnr, better)
+        for (old, _), psnr, better in zip(changed, ("30.123457", "31.0"), ("35.000000", "36.0"), strict=True)
+    ]
+    about = json.loads((tmp_path / "base" / "metrics.json").read_text())
+    assert [about["reason"], *(entry["reason"] for entry in about["history"])] == ["LIIF trained again", "all"]
+
+
+def test_a_subset_that_does_not_belong_to_the_rest_is_refused(tmp_path):
+    run = write_run(tmp_path / "run", quality_rows())
+    with pytest.raises(UserError, match="There is no baseline"):
+        store_baseline(run, tmp_path / "base", "x", subset=True)
+    store_baseline(run, tmp_path / "base", "x")
+    stored = (tmp_path / "base" / "metrics.csv").read_text()
+    other = write_run(tmp_path / "other", quality_rows(VALUES), manifest(protocol={"name": "liif"}))
+    with pytest.raises(UserError, match="differ in the protocol"):
+        store_baseline(other, tmp_path / "base", "x", subset=True)
+    with pytest.raises(UserError, match="measure all"):
+        store_baseline(speed_run(tmp_path / "cost"), tmp_path / "base", "x", subset=True)
+    assert (tmp_path / "base" / "metrics.csv").read_text() == stored
 
 
 def test_an_unchanged_run_equals_its_baseline(tmp_path):

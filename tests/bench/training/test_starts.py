@@ -6,6 +6,7 @@ from skimage import data
 from torch.nn import functional as F
 
 from bench.resize import resize
+from bench.training import gsasr_start
 from bench.training.starts import interpolate
 from methods import build
 from methods.errors import UserError
@@ -78,6 +79,23 @@ def test_the_start_of_gsasr_bears_noise(pair):
         for parameter in model.parameters():
             parameter += 1e-4 * torch.randn_like(parameter).sign()
         assert (model(lr, (96, 96), 2.0) - before).abs().mean() < 2e-3
+
+
+def test_colours_carried_loudly_are_the_same_but_bear_more_noise(pair, monkeypatch):
+    _, lr = pair
+
+    def output_and_shift():
+        """The output, and how strongly noise of the weights moves its brightness."""
+        model = started("gsasr", lr_window=4.0, up=(2,))
+        output = model(lr, (96, 96), 2.0)
+        gradients = torch.autograd.grad(output.mean(), [*model.parameters()], allow_unused=True)
+        return output.detach(), torch.cat([g.flatten() for g in gradients if g is not None]).norm()
+
+    loud, steady = output_and_shift()
+    monkeypatch.setattr(gsasr_start, "LOUDNESS", 1.0)
+    plain, moved = output_and_shift()
+    torch.testing.assert_close(loud, plain, rtol=0, atol=1e-5)
+    assert steady < 0.7 * moved
 
 
 def test_it_is_refused_for_other_networks():
