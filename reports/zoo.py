@@ -51,7 +51,7 @@ def store_scores(run_dirs: Sequence[str | Path], folder: Path) -> Path:
 
     Scores that are there already stay if they are of the same weights, so that runs may add images, or a network that
     was trained again; together they must have every method on every image of the runs. Of runs with `--limit`, finished
-    or not, those images of a data set count that all methods have at all scales.
+    or not, all is kept too, but only those images of a data set count that all methods have at all scales.
 
     Raises:
         ReportError: there is no such run, it is not finished, weights differ between runs, or an image has no score.
@@ -76,9 +76,8 @@ def store_scores(run_dirs: Sequence[str | Path], folder: Path) -> Path:
     scores, weights, sets = _with_earlier(scores, weights, sets, folder)
     limited = {name for run in runs if run.manifest.get("limit") for name in run.rows["dataset"].unique()}
     optional = scores.index.get_level_values("dataset").isin(limited) | ~scores.index.isin(images)
-    scores = scores[~optional | _complete(scores)]
-    if scores.isna().any(axis=None):
-        lacking = scores.columns[scores.isna().any()][0]
+    if (wanting := scores[~optional].isna().any()).any():
+        lacking = wanting.index[wanting][0]
         raise ReportError(f"{lacking} was not scored on every image that other methods were: add the run that does.")
     write_atomic(folder / WEIGHTS, weights.to_csv(lineterminator="\n").encode())
     found = scores.reset_index().astype({"dataset": pd.CategoricalDtype(sets)}).sort_values(_IMAGE, kind="stable")
@@ -109,20 +108,20 @@ def _with_earlier(
 
 
 def read_scores(folder: Path, entries: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """PSNR-Y as `store_scores` kept them, one line per image and method, titles beside.
+    """PSNR-Y as `store_scores` kept them, one line per method and image that all have, titles beside.
 
     Raises:
         ReportError: there are none, or they are of other weights than the `entries`, the shipped checkpoints'.
     """
     try:
-        scores, weights = pd.read_csv(folder / SCORES), pd.read_csv(folder / WEIGHTS)
+        scores, weights = pd.read_csv(folder / SCORES, index_col=_IMAGE), pd.read_csv(folder / WEIGHTS)
     except (OSError, ValueError) as error:
         raise ReportError(f"{str(folder / SCORES)!r} cannot be read ({error}): store a run's scores first.") from None
     scored = dict(zip(weights["method"], weights["checkpoint_sha256"], strict=True))
     for entry in entries:
         if scored.get(entry["method"]) != entry["sha256"]:
             raise ReportError(f"The scores of {entry['method']} are not of the shipped weights: run it again.")
-    long = scores.melt(_IMAGE, var_name="method", value_name="psnr_y")
+    long = scores[_complete(scores)].reset_index().melt(_IMAGE, var_name="method", value_name="psnr_y")
     return long.assign(title=long["method"].map(dict(zip(weights["method"], weights["title"], strict=True))))
 
 

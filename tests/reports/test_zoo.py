@@ -157,12 +157,17 @@ def test_earlier_scores_of_the_same_weights_stay(first, second, tmp_path):
     assert (found["Set5", "1.png", "liif"], found["Another", "9.png", "gsasr"]) == (31.0, 34.0)
 
 
-def test_of_a_limited_run_whole_images_count(make_run, row, tmp_path):
+def test_of_limited_runs_whole_images_count(make_run, row, tmp_path):
     names = ("bicubic", "liif", "gsasr")
     rows = [row(n, f"{i}.png", scale, psnr_y=30.0 + i) for n in names for scale in (2.0, 4.0) for i in range(3)]
     rows = [one for one in rows if (one["method"], one["image"], one["scale"]) != ("gsasr", "1.png", 4.0)]
     store_scores([make_run(rows, partial=True, limit=3, state="interrupted")], tmp_path)
     assert set(read_scores(tmp_path, ENTRIES)["image"]) == {"0.png", "2.png"}
+    rest = [row("gsasr", "1.png", 4.0, psnr_y=29.0)]
+    store_scores([make_run(rest, partial=True, limit=3, state="interrupted")], tmp_path)
+    found = read_scores(tmp_path, ENTRIES).set_index(["image", "method", "scale"])["psnr_y"]
+    assert len(found) == 3 * 3 * 2
+    assert (found["1.png", "liif", 4.0], found["1.png", "gsasr", 4.0]) == (31.0, 29.0)
 
 
 def test_a_method_that_only_earlier_scores_have_is_named(first, make_run, row, tmp_path):
