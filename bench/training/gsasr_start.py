@@ -34,14 +34,15 @@ SIDES = 4
 """Channels after the last upsampling that mark Gaussians at the left, right, upper and lower border, from `ONE` on."""
 OWN_TOKEN = 10.0
 """Bias of the cross-attention towards a token's own position: e^10 against 143 others, 99 % of the weight."""
-SHARPNESS = 0.2
+SHARPNESS = 0.25
 """Of the first enlargement, about as much as the Gaussians blur: the start is at the level of bicubic interpolation."""
-WIDTH = 0.6
-"""The first sigma over the spacing of the Gaussians, whose sum then ripples by 0.2 %."""
-BORDER_OPACITY, BORDER_SHIFT = 1.42, 0.2
+WIDTH = 0.65
+"""The first sigma over the spacing of the Gaussians, whose sum then exceeds 1 by 0.1 % at their centres. At whole scales
+all pixels may lie there, which training at continuous ones does not see: the ripple is an error of brightness."""
+BORDER_OPACITY, BORDER_SHIFT = 1.48, 0.23
 """Gaussians at a border make up for those missing beyond it: opacity times the former, moved outwards by the latter in
-cells. Least squares: their sum at a border is then 0.86, within half a cell 0.98 and beyond 0.97 to 1.06, not 0.5."""
-DARKEST = 0.005
+cells. Least squares: their sum at a border is then 0.88, not 0.5, and from half a cell on 0.96 to 1.05."""
+DARKEST = 0.002
 """The first colour of Gaussians where the image is black."""
 LOUDNESS = 6.0
 """Colours are carried this many times as large up to the heads, and what reads them divides by it: the same output, but

@@ -71,6 +71,16 @@ def test_the_start_of_gsasr_reaches_the_borders(up):
         assert 0.45 < border.mean() < 0.66
 
 
+@pytest.mark.parametrize("scale", [2.0, 3.0, 4.0])
+@pytest.mark.parametrize("grey", [0.0, 0.5, 1.0])
+def test_the_start_of_gsasr_keeps_brightness_at_whole_scales(scale, grey):
+    """Where all pixels may lie at centres of Gaussians, at the crests of their sum."""
+    with torch.no_grad():
+        side = round(24 * scale)
+        sr = started("gsasr", lr_window=4.0, up=(2,))(torch.full((1, 3, 24, 24), grey), (side, side), scale)
+    assert (sr[..., side // 3 : -side // 3, side // 3 : -side // 3] - grey).abs().max() * 255 < 0.7
+
+
 def test_the_start_of_gsasr_bears_noise(pair):
     """A norm of zeros turns the smallest noise of the embeddings into unit variance."""
     model, (_, lr) = started("gsasr", lr_window=4.0, up=(2, 2)), pair
