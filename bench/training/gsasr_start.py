@@ -37,8 +37,8 @@ OWN_TOKEN = 10.0
 SHARPNESS = 0.25
 """Of the first enlargement, about as much as the Gaussians blur: the start is at the level of bicubic interpolation."""
 WIDTH = 0.65
-"""The first sigma over the spacing of the Gaussians, whose sum then exceeds 1 by 0.1 % at their centres. At whole scales
-all pixels may lie there, which training at continuous ones does not see: the ripple is an error of brightness."""
+"""The first sigma over the spacing of the Gaussians, whose sum then exceeds 1 by 0.1 % at their centres. At whole
+scales all pixels may lie there, which training at others does not see: the ripple is then an error of brightness."""
 BORDER_OPACITY, BORDER_SHIFT = 1.48, 0.23
 """Gaussians at a border make up for those missing beyond it: opacity times the former, moved outwards by the latter in
 cells. Least squares: their sum at a border is then 0.88, not 0.5, and from half a cell on 0.96 to 1.05."""

@@ -78,7 +78,7 @@ def test_the_start_of_gsasr_keeps_brightness_at_whole_scales(scale, grey):
     with torch.no_grad():
         side = round(24 * scale)
         sr = started("gsasr", lr_window=4.0, up=(2,))(torch.full((1, 3, 24, 24), grey), (side, side), scale)
-    assert (sr[..., side // 3 : -side // 3, side // 3 : -side // 3] - grey).abs().max() * 255 < 0.7
+    assert (sr[..., side // 3 : -side // 3, side // 3 : -side // 3] - grey).abs().max() * 255 < 0.8
 
 
 def test_the_start_of_gsasr_bears_noise(pair):
