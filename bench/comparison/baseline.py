@@ -41,9 +41,7 @@ def store_baseline(run: Path, folder: Path, reason: str, *, subset: bool = False
     if read_side(run).kind != "cost":
         return store_metrics(run, folder, reason, subset=subset)
     if subset:
-        raise UserError(
-            f"{run} is a run of cost, whose times compare with their own run's: measure all, or leave it out."
-        )
+        raise UserError(f"{run} is a run of cost, whose times belong together: measure all, or leave it out.")
     return store_speed(run, folder, reason)
 
 
