@@ -86,7 +86,7 @@ def interpolate_gsasr(model: Any) -> None:
     for block in (*others, *model.gs_selfattn_blocks):
         zero(block.mlp[2])
     _enlarge(model.UPNet)
-    spacing = model.step / math.prod(shuffle.upscale_factor for shuffle in model.UPNet[1::2])
+    spacing = model.step / math.prod(factor for _, factor in _stages(model.UPNet))
     _set_geometry(heads, spacing)
     _invert_sigmoid(heads["rgb"])
     _amplify_colours(model)
@@ -113,8 +113,7 @@ def _look_at_own_token(attention: Any) -> None:
 
 def _enlarge(up: nn.Sequential) -> None:
     """Colours are enlarged linearly, the first time sharpened; the one at last turns into marks of the borders."""
-    for number, (conv, shuffle) in enumerate(zip(up[::2], up[1::2], strict=True)):
-        conv, factor = cast(nn.Conv2d, conv), cast(nn.PixelShuffle, shuffle).upscale_factor
+    for number, (conv, factor) in enumerate(_stages(up)):
         preserve([conv])
         ignore_means(conv)
         kept = RGB + (SIDES if conv is up[-2] else 1)
@@ -126,6 +125,11 @@ def _enlarge(up: nn.Sequential) -> None:
             _mark_borders(kernels[ONE:, :, ONE].unflatten(1, (factor, factor)))
         else:
             kernels[ONE, :, ONE, 1, 1] = 1
+
+
+def _stages(up: nn.Sequential) -> list[tuple[nn.Conv2d, int]]:
+    """The convolution of each upsampling, and its factor."""
+    return [(cast(nn.Conv2d, up[i]), cast(nn.PixelShuffle, up[i + 1]).upscale_factor) for i in range(0, len(up), 2)]
 
 
 def _mark_borders(kernels: torch.Tensor) -> None:
@@ -190,7 +194,7 @@ def _amplify_colours(model: Any) -> None:
     for layer, pixels in (
         (encoder.conv_first, 1),
         *((layer, 1) for layer in carriers),
-        *((conv, shuffle.upscale_factor**2) for conv, shuffle in zip(model.UPNet[::2], model.UPNet[1::2], strict=True)),
+        *((conv, factor**2) for conv, factor in _stages(model.UPNet)),
     ):
         for parameter in layer.parameters():
             parameter[: RGB * pixels] *= LOUDNESS
