@@ -13,7 +13,7 @@ from bench.tracking import tracking
 from methods import load
 from methods.registry import list_methods
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.quiet]
 SIZES = {"60x60 x4": (60, 4), "20x20 x12": (20, 12)}
 """LR side and scale: the same 240 x 240 pixels from many LR pixels and from few."""
 

@@ -18,6 +18,7 @@ from kernels import available_backends, rasterize
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.quiet,
     pytest.mark.skipif("host" not in available_backends(), reason="needs a C++ compiler or a prebuilt library"),
 ]
 TRAINING = Grid((48, 48), 4)

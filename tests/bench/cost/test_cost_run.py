@@ -276,6 +276,7 @@ def test_a_job_survives_its_line():
 
 
 @pytest.mark.slow
+@pytest.mark.quiet
 def test_processes_that_die_cost_their_cell_alone(photos, tmp_path):
     names = ("leaving", "vanishing", "slow")
     command = [sys.executable, "-m", "bench", "cost", "--methods", ",".join(names), "--datasets", str(photos)]
