@@ -96,6 +96,7 @@ def test_an_absent_image_is_named_in_one_sentence(example, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.quiet
 def test_a_third_of_the_default_fit_keeps_its_promise(tmp_path):
     if choose().name != "host" or torch.get_num_threads() < 2:
         pytest.skip("the promise is for compiled kernels on two cores")
