@@ -21,6 +21,8 @@ from torch.autograd.function import once_differentiable
 
 SCORES = 2**18
 """Attention weights held at a time in training."""
+KEPT = 2**19
+"""Attention weights of a layer, above which the backward pass computes them again: these are 2 MiB."""
 
 
 def to_windows(image: Tensor, window: int) -> Tensor:
@@ -163,25 +165,29 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
 
 
 class _DifferentiableAttention(torch.autograd.Function):
-    """Attention that keeps no weights for the backward pass, which computes them again, some windows at a time."""
+    """Attention, some windows at a time, that keeps few weights for the backward pass and computes many again."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(q, k, v, bias)
         out = torch.empty_like(v, memory_format=torch.contiguous_format)
+        kept = []
         for some in _some(bias, len(v)):
-            torch.matmul(_weights(q[some], k[some], bias), v[some], out=out[some])
+            weights = _weights(q[some], k[some], bias)
+            torch.matmul(weights, v[some], out=out[some])
+            if bias.numel() * len(v) <= KEPT:
+                kept.append(weights)
+        ctx.save_for_backward(q, k, v, bias, *kept)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        q, k, v, bias = ctx.saved_tensors
+        q, k, v, bias, *kept = ctx.saved_tensors
         scale = q.shape[-1] ** -0.5
         grad_q, grad_k, grad_v = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
         grad_bias = torch.zeros_like(bias)
-        for some in _some(bias, len(v)):
-            weights = _weights(q[some], k[some], bias)
+        for i, some in enumerate(_some(bias, len(v))):
+            weights = kept[i] if kept else _weights(q[some], k[some], bias)
             torch.matmul(weights.transpose(-1, -2), grad[some], out=grad_v[some])
             scores = torch.matmul(grad[some], v[some].transpose(-1, -2))
             scores = torch._softmax_backward_data(scores, weights, -1, weights.dtype)

@@ -6,13 +6,14 @@ Here the last convolution and the heads run over bands of rows, which changes no
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.utils.rnn import pad_sequence
 
 from methods.encoders.edsr import conv3x3
 from methods.grid import assemble
@@ -23,6 +24,8 @@ BUDGET = 2**22
 """Floats of the heads' joint first layer to hold by default: 16 MiB stay near the caches."""
 TRAINED = 512
 """Tokens at a time in training, whose hidden layers fit the cache of a CPU core."""
+KEPT = 2**23
+"""Units of the second layers, above which the backward pass computes the hidden layers again: these are 32 MiB."""
 
 
 def up_net(channels: int, factors: Sequence[int]) -> nn.Sequential:
@@ -76,66 +79,76 @@ def _run_heads(x: Tensor, heads: Sequence[nn.Sequential]) -> Tensor:
     """(B, C, rows, columns) to (B, rows, columns, 9); the heads' first layers are one matrix product."""
     batch, channels, rows, columns = x.shape
     tokens = x.permute(0, 2, 3, 1).reshape(-1, channels)
-    first, *others = ([cast(nn.Linear, h[i]) for h in heads] for i in (0, 2, 4))
+    first, second, last = ([cast(nn.Linear, h[i]) for h in heads] for i in (0, 2, 4))
     joint = torch.cat([layer.weight for layer in first]), torch.cat([layer.bias for layer in first])
-    layers = [*joint, *(value for pair in zip(*others, strict=True) for layer in pair for value in layer.parameters())]
     if torch.is_grad_enabled():
         kind = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-        raw: Tensor = _DifferentiableHeads.apply(tokens.to(kind), *(value.to(kind) for value in layers))
+        layers = *joint, *_stacked(second), *_stacked(last)
+        padded = _DifferentiableHeads.apply(tokens.to(kind), *(value.to(kind) for value in layers))
+        raw = torch.cat([out[:, : layer.out_features] for out, layer in zip(padded, last, strict=True)], dim=-1)
     else:
-        raw = torch.cat([out for _, _, out in _hidden(tokens, layers)], dim=-1)
+        units = F.relu_(F.linear(tokens, *joint)).chunk(len(heads), dim=-1)
+        raw = torch.cat([h[4](F.relu_(h[2](own))) for h, own in zip(heads, units, strict=True)], dim=-1)
     return raw.view(batch, rows, columns, -1)
 
 
-def _hidden(tokens: Tensor, layers: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Of each head, the units of both hidden layers and the result, for tokens (N, C)."""
-    heads = [layers[start : start + 4] for start in range(2, len(layers), 4)]
-    first = F.relu_(F.linear(tokens, *layers[:2]))
-    for own, (weight, bias, last_weight, last_bias) in zip(first.chunk(len(heads), dim=-1), heads, strict=True):
-        second = F.relu_(F.linear(own, weight, bias))
-        yield own, second, F.linear(second, last_weight, last_bias)
+def _stacked(layers: Sequence[nn.Linear]) -> tuple[Tensor, Tensor]:
+    """One layer of all heads: weights (heads, out, in) and biases (heads, 1, out), zeros where a head has fewer rows."""
+    weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
+    return pad_sequence(weights, batch_first=True), pad_sequence(biases, batch_first=True)[:, None]
+
+
+def _hidden(tokens: Tensor, first: Tensor, first_bias: Tensor, second: Tensor, second_bias: Tensor) -> list[Tensor]:
+    """Units of the joint first layer (N, heads C), and of the second layers (heads, N, ratio C)."""
+    units = F.relu_(F.linear(tokens, first, first_bias))
+    return [units, F.relu_(torch.baddbmm(second_bias, _by_head(units, len(second)), second.mT))]
+
+
+def _by_head(units: Tensor, heads: int) -> Tensor:
+    """(N, heads C) to (heads, N, C)."""
+    return units.unflatten(1, (heads, -1)).transpose(0, 1)
 
 
 class _DifferentiableHeads(torch.autograd.Function):
-    """The heads without keeping hidden layers for the backward pass, which computes them again, some tokens at a time.
+    """The heads, some tokens at a time, that keep small hidden layers for the backward pass and compute others again.
 
-    Inputs: tokens (N, C); weight and bias of the joint first layer; those of the second and of the last layer, head by
-    head.
+    Inputs: tokens (N, C); weight and bias of the joint first layer; those of the second and of the last layer, stacked.
+    Output: (heads, N, most parameters).
     """
 
     @staticmethod
     def forward(ctx: Any, tokens: Tensor, *layers: Tensor) -> Tensor:
-        ctx.save_for_backward(tokens, *layers)
-        parts = (torch.cat([out for _, _, out in _hidden(some, layers)], -1) for some in tokens.split(TRAINED))
-        return assemble(parts, len(tokens))
+        first, first_bias, second, second_bias, last, last_bias = layers
+        out = tokens.new_empty(len(last), len(tokens), last.shape[1])
+        kept = []
+        for some, part in zip(tokens.split(TRAINED), out.split(TRAINED, dim=1), strict=True):
+            hidden = _hidden(some, first, first_bias, second, second_bias)
+            torch.baddbmm(last_bias, hidden[1], last.mT, out=part)
+            if len(tokens) * second_bias.numel() <= KEPT:
+                kept += hidden
+        ctx.save_for_backward(tokens, *layers, *kept)
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        tokens, *layers = ctx.saved_tensors
-        grads = [torch.zeros_like(layer) for layer in layers]
-        grad_tokens = torch.empty_like(tokens)
-        widths = [len(layer) for layer in layers[5::4]]
-        for start in range(0, len(tokens), TRAINED):
-            rows = slice(start, start + TRAINED)
-            first = tokens.new_empty(len(tokens[rows]), len(layers[0]))
-            outputs = grad[rows].split(widths, dim=-1)
-            parts = first.chunk(len(widths), dim=-1)
-            for i, ((own, second, _), out, part) in enumerate(
-                zip(_hidden(tokens[rows], layers), outputs, parts, strict=True)
-            ):
-                weight, _, last, _ = layers[2 + 4 * i : 6 + 4 * i]
-                of_weight, of_bias, of_last, of_last_bias = grads[2 + 4 * i : 6 + 4 * i]
-                of_last.addmm_(out.t(), second)
-                of_last_bias += out.sum(0)
-                inner = _through_relu(out @ last, second)
-                of_weight.addmm_(inner.t(), own)
-                of_bias += inner.sum(0)
-                part.copy_(_through_relu(inner @ weight, own))
-            grads[0].addmm_(first.t(), tokens[rows])
-            grads[1] += first.sum(0)
-            torch.mm(first, layers[0], out=grad_tokens[rows])
-        return grad_tokens, *grads
+        tokens, first, first_bias, second, second_bias, last, _, *kept = ctx.saved_tensors
+        of_tokens, of_first, of_first_bias, of_second, of_second_bias, of_last = (
+            torch.zeros_like(x) for x in (tokens, first, first_bias, second, second_bias, last)
+        )
+        parts = zip(*(x.split(TRAINED, -2) for x in (tokens, grad, of_tokens)), strict=True)
+        for i, (some, out, of_some) in enumerate(parts):
+            units, inner = kept[2 * i : 2 * i + 2] or _hidden(some, first, first_bias, second, second_bias)
+            own = _by_head(units, len(second))
+            of_last.baddbmm_(out.mT, inner)
+            of_inner = _through_relu(out @ last, inner)
+            of_second.baddbmm_(of_inner.mT, own)
+            of_second_bias += of_inner.sum(1, keepdim=True)
+            of_units = _through_relu((of_inner @ second).transpose(0, 1).flatten(1), units)
+            of_first.addmm_(of_units.t(), some)
+            of_first_bias += of_units.sum(0)
+            torch.mm(of_units, first, out=of_some)
+        return of_tokens, of_first, of_first_bias, of_second, of_second_bias, of_last, grad.sum(1, keepdim=True)
 
 
 def _through_relu(grad: Tensor, units: Tensor) -> Tensor:
