@@ -44,7 +44,8 @@ class Run:
         average.load_state_dict(model.state_dict())
         self.average: SRMethod = average.to(accelerator.device).to(memory_format=torch.channels_last).eval()
         self.average.requires_grad_(False)
-        optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr, betas=(recipe.betas[0], recipe.betas[1]), fused=True)
+        betas = recipe.betas[0], recipe.betas[1]
+        optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr, betas=betas, fused=True)
         self.objective, self.optimizer = accelerator.prepare(Objective(model), optimizer)
         self.model: SRMethod = cast(Any, accelerator.unwrap_model(self.objective)).model
         self.step = 0

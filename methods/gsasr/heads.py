@@ -93,8 +93,9 @@ def _run_heads(x: Tensor, heads: Sequence[nn.Sequential]) -> Tensor:
 
 
 def _stacked(layers: Sequence[nn.Linear]) -> tuple[Tensor, Tensor]:
-    """One layer of all heads: weights (heads, out, in) and biases (heads, 1, out), zeros where a head has fewer rows."""
-    weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
+    """One layer of all heads: weights (heads, out, in), biases (heads, 1, out), zeros where a head has fewer rows."""
+    weights: list[Tensor] = [layer.weight for layer in layers]
+    biases: list[Tensor] = [layer.bias for layer in layers]
     return pad_sequence(weights, batch_first=True), pad_sequence(biases, batch_first=True)[:, None]
 
 
@@ -106,7 +107,7 @@ def _hidden(tokens: Tensor, first: Tensor, first_bias: Tensor, second: Tensor, s
 
 def _by_head(units: Tensor, heads: int) -> Tensor:
     """(N, heads C) to (heads, N, C)."""
-    return units.unflatten(1, (heads, -1)).transpose(0, 1)
+    return units.view(len(units), heads, -1).transpose(0, 1)
 
 
 class _DifferentiableHeads(torch.autograd.Function):
