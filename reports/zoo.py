@@ -100,6 +100,9 @@ def _with_earlier(
         earlier, of = pd.read_csv(folder / SCORES, index_col=_IMAGE), pd.read_csv(folder / WEIGHTS, index_col="method")
     except (OSError, ValueError):
         return scores[list(weights.index)], weights, sets
+    # A method that no manifest of the runs lists has its name for a title: an earlier one is better.
+    weights = weights.assign(title=weights["title"].mask(weights["title"] == weights.index, of["title"]))
+    weights["title"] = weights["title"].fillna(weights.index.to_series())
     now, before = (table["checkpoint_sha256"].fillna("").to_dict() for table in (weights, of))
     earlier = earlier.drop(columns=[name for name in now.keys() & before.keys() if now[name] != before[name]])
     known = list(earlier.index.get_level_values("dataset").unique())

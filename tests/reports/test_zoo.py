@@ -186,6 +186,14 @@ def test_a_network_trained_again_joins_the_others_earlier_scores(first, make_run
     assert (found["1.png", "gsasr"], found["1.png", "liif"], found["0.png", "gsasr"]) == (33.0, 31.0, 33.0)
 
 
+def test_titles_that_a_run_does_not_list_stay(first, make_run, row, tmp_path):
+    store_scores([first], tmp_path)
+    names = ("bicubic", "liif", "gsasr", "lte")
+    rows = [row(name, image, psnr_y=33.0) for name in names for image in ("0.png", "1.png")]
+    store_scores([make_run(rows, methods=[])], tmp_path)
+    assert list(read_scores(tmp_path, ENTRIES)["title"].unique()) == ["Bicubic", "LIIF", "GSASR", "lte"]
+
+
 def test_earlier_scores_of_other_weights_go(first, second, tmp_path):
     store_scores([first], tmp_path)
     text = (tmp_path / "weights.csv").read_text()
