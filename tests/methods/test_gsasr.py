@@ -7,7 +7,7 @@ from plain_gsasr import CROSS_INDEX, SELF_INDEX, plain_gaussians, plain_render, 
 from methods import load
 from methods.encoders import build_encoder
 from methods.errors import UserError
-from methods.gsasr import GSASR
+from methods.gsasr import GSASR, attention, heads
 from methods.gsasr.attention import ScaleAttention, set_order_index, swin_index
 from methods.gsasr.gaussians import Rendering
 
@@ -49,7 +49,12 @@ def test_gaussians_equal_the_plain_form(make, shape, layers):
         assert relative(model.gaussians(model.encode(lr), 2.7), truth(model, lr, 2.7)) < 1e-13
 
 
-def test_gradients_equal_those_of_the_plain_form(make):
+@pytest.mark.parametrize("kept", [0, 10**9])
+@pytest.mark.parametrize("at_a_time", [100, 10**6])
+def test_gradients_equal_those_of_the_plain_form(make, monkeypatch, kept, at_a_time):
+    for module, size in ((attention, "SCORES"), (heads, "TRAINED")):
+        monkeypatch.setattr(module, "KEPT", kept)
+        monkeypatch.setattr(module, size, at_a_time)
     model, lr = make(), images(1, 3, 12, 24)
     names, parameters = zip(*model.named_parameters(), strict=True)
     weight = torch.randn(1, 16 * 12 * 24, 9, dtype=torch.float64)
