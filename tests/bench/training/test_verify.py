@@ -29,7 +29,7 @@ def test_the_zoo_has_one_budget():
         assert len({checkpoint.about[what] for checkpoint in known}) == 1
     # GSASR was trained again on a slower machine, for the steps that the others' machine did within the budget.
     elsewhere = [checkpoint for checkpoint in known if "AVX512" not in checkpoint.about["machine"]]
-    assert [(checkpoint.method, checkpoint.about["steps"]) for checkpoint in elsewhere] in ([], [("gsasr", 7000)])
+    assert [(checkpoint.method, checkpoint.about["steps"]) for checkpoint in elsewhere] in ([], [("gsasr", 8000)])
     assert all(16 < known.about["cpu_seconds"] / 60 < 24 for known in known if known not in elsewhere)
     assert all(465_000 < checkpoint.about["parameters"] <= 500_000 for checkpoint in known)
 
